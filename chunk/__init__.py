@@ -1,0 +1,1 @@
+"""Stage 1: raw rows become inputs/<model>/<dataset>.jsonl."""

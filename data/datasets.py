@@ -1,0 +1,129 @@
+"""The datasets that kvfuse knows: one entry of config/datasets/*.yaml each, checked when read."""
+
+import difflib
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.errors import UserError
+
+CONFIG_DIR = Path(__file__).resolve().parent.parent / "config" / "datasets"
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "version": (int,),
+    "source": (str,),
+    "language": (str,),
+    "chat": (bool,),
+    "instruction": (str,),
+    "question": (str,),
+    "max_new_tokens": (int,),
+    "metric": (str,),
+    "first_line": (bool,),
+    "passage_pattern": (str, type(None)),
+}
+_CHOICES = {"source": ("longbench", "hotpotqa_pack"), "language": ("en", "zh")}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """How one benchmark task is prompted and scored.
+
+    The prompt is `instruction + context + ask(input)`. `version` rises when a change to the entry
+    would change a score. `source` says which reader finds the rows. `chat` is whether the prompt
+    is wrapped in the model's chat template. `max_new_tokens` bounds the answer, `metric` names an
+    entry of `eval.metrics.METRICS`, `first_line` scores only the answer's first line.
+    `passage_pattern` is a regular expression (multi-line mode) for the start of a passage, None
+    where there are none.
+    """
+
+    name: str
+    version: int
+    source: str
+    language: str
+    chat: bool
+    instruction: str
+    question: str
+    max_new_tokens: int
+    metric: str
+    first_line: bool
+    passage_pattern: str | None
+
+    def ask(self, text: str) -> str:
+        """The prompt's part after the context, with `text` (a row's `input`) put in its place."""
+        return self.question.replace("{input}", text)
+
+
+def read_config(folder: Path) -> dict[str, Dataset]:
+    """Every dataset of the folder's YAML files, by name; raises UserError naming a bad entry."""
+    found: dict[str, Dataset] = {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            problem = " ".join(str(error).split())
+            raise UserError(f"{path}: not readable as YAML ({problem}); mend the file") from None
+        if not isinstance(entries, dict):
+            raise UserError(f"{path}: must map dataset names to their settings; mend the file")
+        for name, entry in entries.items():
+            if name in found:
+                raise UserError(f"{path}: dataset {name!r} is defined twice; rename one of them")
+            found[str(name)] = _entry(path, str(name), entry)
+    return found
+
+
+def names() -> list[str]:
+    """The names that `get` knows, sorted."""
+    return sorted(_known())
+
+
+def get(name: str) -> Dataset:
+    """The dataset called `name`; raises UserError with the nearest names when there is none."""
+    known = _known()
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names())}"
+    raise UserError(f"unknown dataset {name!r}: {hint}")
+
+
+@lru_cache(maxsize=1)
+def _known() -> dict[str, Dataset]:
+    return read_config(CONFIG_DIR)
+
+
+def _entry(path: Path, name: str, entry: Any) -> Dataset:
+    where = f"{path}: dataset {name!r}"
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} must be a mapping of settings; mend the file")
+    expected = [field.name for field in fields(Dataset) if field.name != "name"]
+    for key in entry:
+        if key not in expected:
+            near = difflib.get_close_matches(str(key), expected, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(expected)}"
+            raise UserError(f"{where} has an unknown key {key!r}; {hint}")
+    missing = [key for key in expected if key not in entry]
+    if missing:
+        raise UserError(f"{where} lacks {', '.join(missing)}; add it to the entry")
+    for key, value in entry.items():
+        _check_value(where, key, value)
+    return Dataset(name=name, **entry)
+
+
+def _check_value(where: str, key: str, value: Any) -> None:
+    # type() and not isinstance(): YAML's `true` would pass as the integer 1.
+    if type(value) not in _TYPES[key]:
+        kinds = " or ".join(kind.__name__ for kind in _TYPES[key]).replace("NoneType", "null")
+        raise UserError(f"{where}: {key} must be {kinds}, not {value!r}")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise UserError(f"{where}: {key} must be {' or '.join(_CHOICES[key])}, not {value!r}")
+    if key in ("version", "max_new_tokens") and value < 1:
+        raise UserError(f"{where}: {key} must be at least 1, not {value}")
+    if key == "passage_pattern" and value is not None:
+        try:
+            re.compile(value, re.MULTILINE)
+        except re.error as error:
+            raise UserError(f"{where}: passage_pattern: no valid regex ({error})") from None

@@ -1,0 +1,1 @@
+"""Stage 3: inputs and KVs become outputs/<model>/<dataset>/<run>/."""

@@ -1,0 +1,1 @@
+"""The engine: load a model, capture KVs, rotate, select, fuse, attend, decode."""

@@ -1,0 +1,172 @@
+"""Attention of scattered query rows over a whole prompt: one signature, a back end per device.
+
+A back end is a class that is built once per pass from the rows' positions and then called by every
+decoder layer through the library's attention interface (``rows=`` travels as a keyword argument of
+the decoder layer). Every back end agrees with :class:`MaskedRows` within the dtype's rounding.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention as sdpa
+from transformers import AttentionInterface
+
+from models.errors import UserError
+
+INTERFACE = "kvfuse"
+
+
+class Rows(Protocol):
+    """The query rows of one pass, prepared for attention."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """Attend ``[1, H, R, D]`` queries over ``[1, H_kv, n, D]`` keys; gives ``[1, R, H, D]``."""
+        ...
+
+
+class MaskedRows:
+    """Reference on any device: one call with a boolean mask ``[R, n]``.
+
+    Parameters
+    ----------
+    positions : ``[R]`` sorted global positions of the query rows.
+    n_keys : keys ``0 .. n_keys - 1`` exist; a row at position ``p`` sees those ``<= p``.
+    """
+
+    name = "sdpa"
+
+    def __init__(self, positions: Tensor, n_keys: int) -> None:
+        keys = torch.arange(n_keys, device=positions.device)
+        self.mask = keys[None, :] <= positions[:, None]
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        if query.is_cuda:  # with grouped heads a masked call would fall back to the slow math kernel
+            group = query.shape[1] // key.shape[1]
+            key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+        grouped = query.shape[1] != key.shape[1]
+        out = sdpa(query, key, value, attn_mask=self.mask, scale=scale, enable_gqa=grouped)
+        return out.transpose(1, 2)
+
+
+class CausalRows:
+    """A whole prompt from its first token on: the library's causal kernel, on every back end."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = sdpa(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
+        return out.transpose(1, 2)
+
+
+class BlockedRows:
+    """CPU: sorted rows in blocks; a block reads keys only up to its last position.
+
+    K/V heads are never expanded. See :class:`MaskedRows` for the parameters.
+    """
+
+    name = "blocked"
+    block = 64
+
+    def __init__(self, positions: Tensor, n_keys: int) -> None:
+        self.blocks: list[tuple[int, int, int, Tensor | None]] = []
+        keys = torch.arange(n_keys, device=positions.device)
+        for start in range(0, len(positions), self.block):
+            rows = positions[start : start + self.block]
+            visible = int(rows[-1]) + 1
+            mask = keys[None, :visible] <= rows[:, None] if len(rows) > 1 else None
+            self.blocks.append((start, start + len(rows), visible, mask))
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
+        for start, end, visible, mask in self.blocks:
+            block = sdpa(
+                query[:, :, start:end],
+                key[:, :, :visible],
+                value[:, :, :visible],
+                attn_mask=mask,
+                scale=scale,
+                enable_gqa=True,
+            )
+            out[:, start:end] = block.transpose(1, 2)
+        return out
+
+
+class PackedSegments:
+    """Segments side by side in one row of tokens, each causal and blind to the others (capture).
+
+    No padding exists, so none has to be masked; neighbours of equal length share one kernel call.
+
+    Parameters
+    ----------
+    lengths : tokens of each segment, in order.
+    """
+
+    name = "packed"
+
+    def __init__(self, lengths: list[int]) -> None:
+        self.groups: list[tuple[int, int, int]] = []
+        start = 0
+        for length, equal in groupby(lengths):
+            count = len(list(equal))
+            self.groups.append((start, count, length))
+            start += count * length
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
+        for start, count, length in self.groups:
+            end = start + count * length
+            q, k, v = (
+                x[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
+                for x in (query, key, value)
+            )
+            attended = sdpa(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+            out[0, start:end] = attended.transpose(1, 2).flatten(0, 1)
+        return out
+
+
+BACKENDS: dict[str, type[MaskedRows] | type[BlockedRows]] = {
+    cls.name: cls for cls in (BlockedRows, MaskedRows)
+}
+
+
+def choose_backend(device: torch.device, requested: str = "auto") -> str:
+    """Name the back end for ``device``: ``blocked`` on a CPU, masked ``sdpa`` elsewhere.
+
+    Raises
+    ------
+    UserError : unknown name.
+    """
+    if requested == "auto":
+        return BlockedRows.name if device.type == "cpu" else MaskedRows.name
+    if requested not in BACKENDS:
+        raise UserError(f"unknown attention back end {requested!r}: choose auto, {', '.join(BACKENDS)}")
+    return requested
+
+
+def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
+    """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
+    if len(positions) == n_keys > 1:
+        return CausalRows()
+    return BACKENDS[backend](positions, n_keys)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    rows: Rows,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    return rows.attend(query, key, value, scaling), None
+
+
+def install(model: Any) -> None:
+    """Route ``model``'s attention through ``rows=``, by the library's own registration."""
+    AttentionInterface.register(INTERFACE, _attention)
+    model.set_attn_implementation(INTERFACE)

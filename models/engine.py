@@ -1,0 +1,182 @@
+"""Prefill, full or fused, and greedy decoding, over one preallocated cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.attention import choose_backend
+from models.cache import FusedCache
+from models.modules import Modules
+from models.probe import Flight, Probe
+from models.rotary import rotate_keys_
+from models.selectors import BaseSelector
+from models.spans import Prompt
+from models.timing import Stopwatch
+
+
+@dataclass
+class Prefill:
+    """What a prefill leaves: the first token, how it was reached, and how long that took.
+
+    The cache itself stays in the engine, ready to decode from, until the next prefill.
+
+    Attributes
+    ----------
+    logits : float32 ``[vocabulary]`` of the last prompt row.
+    recomputed : ``[R]`` sorted positions that were computed in context from the check layer on.
+    ttft_ms : token ids in memory → first token id on the host.
+    parts_ms : the same time by part, see :data:`models.timing.PARTS`.
+    """
+
+    length: int
+    logits: Tensor
+    first_token: int
+    recomputed: Tensor
+    ttft_ms: float
+    parts_ms: dict[str, float]
+
+
+@dataclass
+class Decoded:
+    """Greedy continuation: ``tokens`` (stop token excluded) and milliseconds per later token."""
+
+    tokens: list[int]
+    step_ms: list[float] = field(default_factory=list)
+    stopped: bool = False
+
+
+class Engine:
+    """One model, one cache, one attention back end, for every method alike."""
+
+    def __init__(self, model: Any, backend: str = "auto") -> None:
+        self.modules = Modules(model)
+        self.device = self.modules.device
+        self.backend = choose_backend(self.device, backend)
+        self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
+
+    def _flight(self, ids: Tensor, rotary: tuple[Tensor, Tensor], positions: Tensor) -> Flight:
+        return Flight(self.modules, self.cache, ids, positions, len(ids), rotary, self.backend)
+
+    def _rotary(self, start: int, end: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(start, end, device=self.device)[None]
+        return self.modules.rotary(self.modules.embed.weight, positions)
+
+    def _land(self, flight: Flight, watch: Stopwatch) -> Prefill:
+        """Run what is in flight to the end: last layers, then the last row through the LM head."""
+        flight.run_to(len(self.modules.layers))
+        watch.lap("recompute")
+        logits = flight.head()
+        first_token = int(logits.argmax())
+        watch.lap("head")
+        return Prefill(
+            flight.n_keys, logits, first_token, flight.positions, watch.total(), watch.parts
+        )
+
+    @torch.inference_mode()
+    def full_prefill(self, prompt: Prompt) -> Prefill:
+        """Every token in context; the reference for quality and for time."""
+        self.cache.length = 0
+        self.cache.reserve(len(prompt))
+        watch = Stopwatch(self.device)
+        ids = torch.tensor(prompt.ids, device=self.device)
+        flight = self._flight(
+            ids, self._rotary(0, len(ids)), torch.arange(len(ids), device=self.device)
+        )
+        return self._land(flight, watch)
+
+    @torch.inference_mode()
+    def fused_prefill(
+        self,
+        prompt: Prompt,
+        read: Callable[[Stopwatch, Tensor], None],
+        selector: BaseSelector,
+        rate: float,
+        generator: torch.Generator,
+        surprisal: Tensor | None = None,
+    ) -> Prefill:
+        """Cached KVs, with the selected positions recomputed in context.
+
+        Parameters
+        ----------
+        read : fills ``[2, L, H_kv, N, D]`` (a view of the cache) with unrotated keys and values from
+            wherever the run says they are, and charges ``load`` and ``transfer``.
+        rate : recompute ratio ``r`` in [0, 1].
+        """
+        n = len(prompt)
+        self.cache.length = 0
+        self.cache.reserve(n)
+        watch = Stopwatch(self.device)
+        kv = self.cache.kv[:, :, :, :n]
+        read(watch, kv)
+        ids = torch.tensor(prompt.ids, device=self.device)
+        rotary = self._rotary(0, n)
+        rotate_keys_(kv[0], rotary[0][0], rotary[1][0])
+        watch.lap("rotate")
+        launch = partial(self._flight, ids, rotary)
+        probe = Probe(
+            prompt, rate, launch, self.device, len(self.modules.layers), generator, surprisal
+        )
+        positions = selector.select(probe)
+        if selector.adds_question:
+            question = torch.arange(*prompt.question, device=self.device)
+            positions = torch.cat([positions, question])
+        positions = positions.sort().values
+        watch.lap("select")
+        if probe.flight is None:
+            probe.flight = launch(positions)
+        else:
+            probe.flight.keep(positions)
+        return self._land(probe.flight, watch)
+
+    @torch.inference_mode()
+    def decode(self, prefill: Prefill, max_new_tokens: int, stop_ids: Collection[int]) -> Decoded:
+        """Greedy decoding after the latest prefill, one token at a time.
+
+        Stops before a stop token or after ``max_new_tokens`` tokens. May be called again after
+        :meth:`follow`: it starts over from the end of the prompt.
+        """
+        token, n = prefill.first_token, prefill.length
+        out = Decoded([])
+        rotary = self._rotary(0, n + max_new_tokens)
+        while len(out.tokens) < max_new_tokens:
+            if token in stop_ids:
+                out.stopped = True
+                break
+            out.tokens.append(token)
+            if len(out.tokens) == max_new_tokens:
+                break
+            watch = Stopwatch(self.device)
+            token = int(self._extend([token], n + len(out.tokens) - 1, rotary)[0].argmax())
+            out.step_ms.append(watch.total())
+        return out
+
+    @torch.inference_mode()
+    def follow(self, prefill: Prefill, tokens: Sequence[int]) -> Tensor:
+        """Teacher-forced logits along ``tokens`` after the latest prefill.
+
+        Returns
+        -------
+        float32 ``[len(tokens), vocabulary]``: row ``i`` predicts ``tokens[i]``; row 0 is the
+        prefill's own.
+        """
+        rows = [prefill.logits[None]]
+        if len(tokens) > 1:
+            rotary = self._rotary(0, prefill.length + len(tokens))
+            rows.append(self._extend(tokens[:-1], prefill.length, rotary))
+        return torch.cat(rows)
+
+    def _extend(self, tokens: Sequence[int], start: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
+        """Logits of new rows at ``start`` and after, ``[len(tokens), vocabulary]`` in float32."""
+        self.cache.reserve(start + len(tokens))
+        positions = torch.arange(start, start + len(tokens), device=self.device)
+        ids = torch.zeros(start + len(tokens), dtype=torch.long, device=self.device)
+        ids[start:] = torch.tensor(tokens, device=self.device)
+        flight = self._flight(ids, rotary, positions)
+        flight.run_to(len(self.modules.layers))
+        return self.modules.logits(flight.hidden[0]).float()

@@ -1,0 +1,17 @@
+"""Full reuse: cached KVs side by side, only the question is computed. The lower end of the scale."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from models.probe import Probe
+from models.selectors import BaseSelector
+
+
+@dataclass
+class Selector(BaseSelector):
+    """No document position at all. Cost: none."""
+
+    def select(self, probe: Probe) -> Tensor:
+        """Nothing, ``[0]``."""
+        return probe.candidates[:0]

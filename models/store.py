@@ -1,0 +1,232 @@
+"""kvs.pt and surprisal.pt: one item's KVs on disk, complete or absent, never of something else.
+
+A file is a dict with a tensor and a ``meta`` dict, readable with
+``torch.load(path, mmap=True, weights_only=True)``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import platform
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+
+from models.capture import Captured
+from models.errors import UserError
+from models.modules import Modules
+from models.spans import Prompt
+from models.timing import Stopwatch
+
+FORMAT_VERSION = 1
+KVS, SURPRISAL = "kvs.pt", "surprisal.pt"
+UNCHECKED = ("libraries", "model")
+
+
+def describe(
+    modules: Modules,
+    prompt: Prompt,
+    *,
+    model: str,
+    weights: str,
+    tokenizer: str,
+    chunking: dict[str, Any],
+) -> dict[str, Any]:
+    """The meta of one item's files: what they were made from, and so what they are good for.
+
+    Parameters
+    ----------
+    model : name of the model, for people; ``weights`` and ``tokenizer`` are the fingerprints.
+    chunking : settings that split the documents.
+    """
+    rope = modules.config.rope_parameters or {}
+    return {
+        "format": FORMAT_VERSION,
+        "model": model,
+        "weights": weights,
+        "tokenizer": tokenizer,
+        "dtype": str(modules.dtype).removeprefix("torch."),
+        "rope": {key: rope[key] for key in sorted(rope)},
+        "chunking": dict(chunking),
+        "spans": [list(span) for span in prompt.segments],
+        "tokens": prompt.sha256(),
+        "libraries": {
+            "torch": str(torch.__version__),
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write(folder: Path, captured: Captured, meta: dict[str, Any]) -> int:
+    """Write an item's files, each to a temporary name, flushed, then renamed.
+
+    ``kvs.pt`` comes last: where it exists, what was asked for together with it exists too.
+
+    Returns
+    -------
+    bytes written.
+
+    Raises
+    ------
+    UserError : the folder cannot be written or the disk is full.
+    """
+    size = 0
+    if captured.surprisal is not None:
+        scores = {"scores": captured.surprisal, "chunk_ranges": meta["spans"][1:-1], "meta": meta}
+        size += _write_one(folder / SURPRISAL, scores)
+    return size + _write_one(folder / KVS, {"kv": captured.kv.cpu(), "meta": meta})
+
+
+def _write_one(path: Path, content: dict[str, Any]) -> int:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        cause: BaseException = error
+        while cause.__context__ is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if not isinstance(cause, OSError):
+            raise
+        reason = "the disk is full" if cause.errno == errno.ENOSPC else cause.strerror
+        raise UserError(
+            f"cannot write {path}: {reason}; make room, or name another folder with KVS="
+        ) from error
+    return path.stat().st_size
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove temporary files that killed runs left in an item's folder."""
+    for path in folder.glob("*.tmp"):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def read(path: Path, expected: dict[str, Any], remedy: str, tensor: str) -> Tensor:
+    """Map one file and check that it is what the run expects.
+
+    Parameters
+    ----------
+    expected : from :func:`describe`; every field but names and library versions must be equal.
+    remedy : the command that rebuilds the file, for the error message.
+    tensor : ``"kv"`` or ``"scores"``.
+
+    Returns
+    -------
+    The tensor, backed by the file: nothing is read until it is used.
+
+    Raises
+    ------
+    UserError : missing, damaged, or made from something else; the field and both values are named.
+    """
+    try:
+        content = torch.load(path, mmap=True, weights_only=True)
+        meta = content["meta"]
+        result = content[tensor]
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; build it: {remedy}") from None
+    except PermissionError:
+        raise UserError(f"{path} may not be read; check its permissions") from None
+    except Exception as error:  # noqa: BLE001 - whatever unpickling damaged bytes may raise
+        raise UserError(f"{path} is damaged ({type(error).__name__}); rebuild it: {remedy}") from None
+    difference = mismatch(meta, expected)
+    if difference:
+        raise UserError(f"{path} does not fit this run: {difference}; rebuild it: {remedy}")
+    return result
+
+
+def is_complete(folder: Path, expected: dict[str, Any], surprisal: bool) -> bool:
+    """Whether an item's files exist, can be read and are what ``expected`` says."""
+    try:
+        read(folder / KVS, expected, "", "kv")
+        if surprisal:
+            read(folder / SURPRISAL, expected, "", "scores")
+    except UserError:
+        return False
+    return True
+
+
+def mismatch(found: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """The first differing field with both values, or None. Nested settings are named with a dot."""
+    for key, wanted in expected.items():
+        if key in UNCHECKED:
+            continue
+        got = found.get(key)
+        if isinstance(wanted, dict) and isinstance(got, dict):
+            inner = mismatch(got, wanted)
+            if inner:
+                return f"{key}.{inner}"
+        elif got != wanted:
+            return f"{key} is {_short(got)} in the file, the run expects {_short(wanted)}"
+    return None
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+@dataclass
+class KVFile:
+    """Reads one item's KVs into the engine's cache, cold (from disk) or ready (from memory).
+
+    ``cold`` maps the file anew after asking the system to forget its pages; ``ready`` copies from
+    memory that already holds it: the pages of the mapping, or pinned memory for a GPU.
+    """
+
+    path: Path
+    expected: dict[str, Any]
+    remedy: str
+    _memory: Tensor | None = field(default=None, repr=False)
+
+    def forget(self) -> bool:
+        """Drop the file from memory and from the page cache; False where that cannot be done."""
+        self._memory = None
+        return _advise(self.path, "POSIX_FADV_DONTNEED")
+
+    def cold(self, watch: Stopwatch, target: Tensor) -> None:
+        """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``; on a CPU both are one copy."""
+        _advise(self.path, "POSIX_FADV_WILLNEED")  # read ahead, not one page fault after another
+        stored = read(self.path, self.expected, self.remedy, "kv")
+        if target.device.type == "cuda":
+            self._memory = torch.empty_like(stored, pin_memory=True).copy_(stored)
+            watch.lap("load")
+            self.ready(watch, target)
+        else:
+            self._memory = stored
+            target.copy_(stored)
+            watch.lap("load")
+
+    def ready(self, watch: Stopwatch, target: Tensor) -> None:
+        """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind."""
+        assert self._memory is not None, "nothing is in memory yet"
+        target.copy_(self._memory, non_blocking=True)
+        watch.lap("transfer")
+
+
+def _advise(path: Path, advice: str) -> bool:
+    """Tell the system what will be done with a file's pages; False where it takes no advice."""
+    if not hasattr(os, "posix_fadvise"):
+        return False
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        os.posix_fadvise(handle, 0, 0, getattr(os, advice))
+    finally:
+        os.close(handle)
+    return True

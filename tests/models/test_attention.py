@@ -1,0 +1,86 @@
+"""Gate 6: every attention back end equals masked SDPA, and that equals arithmetic done plainly."""
+
+import pytest
+import torch
+
+from models.attention import BACKENDS, CausalRows, MaskedRows, PackedSegments, choose_backend, rows_for
+from models.errors import UserError
+
+
+def tensors(rows: int, keys: int, dtype=torch.float32, heads: int = 6, kv_heads: int = 2):
+    generator = torch.Generator().manual_seed(rows * 1000 + keys)
+
+    def draw(h: int, n: int):
+        return torch.randn(1, h, n, 16, generator=generator).to(dtype)
+
+    return draw(heads, rows), draw(kv_heads, keys), draw(kv_heads, keys)
+
+
+def plainly(query, key, value, positions, scale):
+    """Softmax attention row by row in float64, ``[1, R, H, D]``."""
+    group = query.shape[1] // key.shape[1]
+    out = torch.zeros(1, query.shape[2], query.shape[1], query.shape[3], dtype=torch.float64)
+    for row, position in enumerate(positions.tolist()):
+        for head in range(query.shape[1]):
+            keys = key[0, head // group, : position + 1].double()
+            weights = (keys @ query[0, head, row].double() * scale).softmax(0)
+            out[0, row, head] = weights @ value[0, head // group, : position + 1].double()
+    return out
+
+
+CASES = {
+    "scattered": [0, 3, 4, 17, 60, 61, 62, 63, 64, 99],
+    "first": [0],
+    "last": [99],
+    "all": list(range(100)),
+    "tail": list(range(70, 100)),
+    "two-blocks": list(range(0, 100, 2)) + [97, 99],
+}
+
+
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_back_ends_agree_with_plain_arithmetic(backend, case):
+    positions = torch.tensor(sorted(set(CASES[case])))
+    query, key, value = tensors(len(positions), 100)
+    got = rows_for(backend, positions, 100).attend(query, key, value, 0.2)
+    assert torch.allclose(got.double(), plainly(query, key, value, positions, 0.2), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("backend", sorted(BACKENDS))
+def test_back_ends_agree_with_masked_sdpa_in_every_dtype(backend, dtype):
+    positions = torch.randperm(700, generator=torch.Generator().manual_seed(0))[:333].sort().values
+    query, key, value = tensors(333, 700, dtype)
+    got = rows_for(backend, positions, 700).attend(query, key, value, 0.25)
+    reference = MaskedRows(positions, 700).attend(query, key, value, 0.25)
+    atol = {torch.float32: 1e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}[dtype]
+    assert torch.allclose(got, reference, atol=atol)
+
+
+def test_a_whole_prompt_takes_the_causal_kernel():
+    positions = torch.arange(80)
+    query, key, value = tensors(80, 80)
+    rows = rows_for("blocked", positions, 80)
+    assert isinstance(rows, CausalRows)
+    got = rows.attend(query, key, value, 0.25)
+    assert torch.allclose(got, MaskedRows(positions, 80).attend(query, key, value, 0.25), atol=1e-6)
+
+
+def test_packed_segments_are_blind_to_each_other():
+    lengths = [20, 20, 20, 7, 1, 1]
+    query, key, value = tensors(sum(lengths), sum(lengths))
+    got = PackedSegments(lengths).attend(query, key, value, 0.25)
+    start = 0
+    for length in lengths:
+        rows = slice(start, start + length)
+        alone = plainly(
+            query[:, :, rows], key[:, :, rows], value[:, :, rows], torch.arange(length), 0.25
+        )
+        assert torch.allclose(got[:, rows].double(), alone, atol=1e-5)
+        start += length
+
+
+def test_unknown_back_end_is_told():
+    with pytest.raises(UserError, match="unknown attention back end 'flash'"):
+        choose_backend(torch.device("cpu"), "flash")
