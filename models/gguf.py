@@ -24,7 +24,7 @@ import torch
 from filelock import FileLock
 from gguf import GGMLQuantizationType, GGUFReader
 from tokenizers import pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from models.errors import UserError
 from models.source import cache_dir, quiet
@@ -77,7 +77,7 @@ def convert(path: Path) -> Path:
 
 
 def _content_hash(path: Path) -> str:
-    """sha256 of the file in hex; remembered by path, size and mtime, as hashing gigabytes is slow."""
+    """sha256 of the file in hex; remembered by path, size and mtime, as hashing takes long."""
     stat = path.stat()
     key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     memo = cache_dir() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
@@ -106,7 +106,7 @@ def _convert(path: Path, folder: Path) -> None:
     try:
         with quiet(), bars:
             tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-            model = AutoModelForCausalLM.from_pretrained(
+            model: Any = AutoModelForCausalLM.from_pretrained(
                 path.parent,
                 gguf_file=path.name,
                 dtype=dtype,
@@ -128,8 +128,9 @@ def _convert(path: Path, folder: Path) -> None:
         fields.get("tokenizer.ggml.eot_token_id")
     }
     model.generation_config.eos_token_id = sorted(stop for stop in stops if stop is not None)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with quiet():
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _read(path: Path) -> GGUFReader:
@@ -169,7 +170,7 @@ def _check(path: Path, reader: GGUFReader, fields: dict[str, Any]) -> torch.dtyp
     return dtype
 
 
-def _retie(model: PreTrainedModel) -> None:
+def _retie(model: Any) -> None:
     """Tie input and output embeddings again where they are two quantisations of one matrix.
 
     Qwen GGUFs carry both though upstream ties them; the output's copy is the finer one.

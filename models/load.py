@@ -58,7 +58,8 @@ def load(
     kind = pick_dtype(dtype, place)
     config = fetch(source, AutoConfig.from_pretrained, trust_remote_code=False)
     check_supported(config)
-    config.sliding_window = None  # one that reaches further than the positions masks nothing
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = None  # it reaches further than the positions: it masks nothing
     _check_room(source, config, place, kind)
     model, report = fetch(source, _from_pretrained, config=config, dtype=kind, device=place)
     lacking = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])
@@ -75,7 +76,7 @@ def load(
         dtype=kind,
         fingerprint=weight_fingerprint(model),
         stop_ids=stop_ids(tokenizer, model.generation_config),
-        max_positions=_max_positions(config),
+        max_positions=max_positions(config),
         load_s=time.perf_counter() - start,
     )
 
@@ -171,7 +172,7 @@ def _from_pretrained(
     device: torch.device,
 ) -> tuple[PreTrainedModel, dict[str, Any]]:
     try:
-        return AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             config=config,
             dtype=dtype,
@@ -180,6 +181,7 @@ def _from_pretrained(
             trust_remote_code=False,
             output_loading_info=True,
         )
+        return loaded
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error):
             raise UserError(f"out of memory while loading {location}; {_SMALLER}") from error
@@ -197,12 +199,12 @@ def _check_room(
     free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
     if need > free:
         raise UserError(
-            f"model '{source.name}' takes {need / 1e9:.1f} GB in {str(dtype).removeprefix('torch.')} "
-            f"and {free / 1e9:.1f} GB are free on {device}; {_SMALLER}"
+            f"model '{source.name}' takes {need / 1e9:.1f} GB as {str(dtype).split('.')[-1]} and "
+            f"{free / 1e9:.1f} GB are free on {device}; {_SMALLER}"
         )
 
 
-def _max_positions(config: PreTrainedConfig) -> int:
+def max_positions(config: PreTrainedConfig) -> int:
     """The longest prompt: the declared positions, or what YaRN stretches the original ones to."""
     rope = config.rope_parameters
     stretched = 0.0

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import yaml
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -29,7 +29,6 @@ from models.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 ALIASES = ROOT / "config" / "models.yaml"
-T = TypeVar("T")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -87,12 +86,12 @@ def resolve(model: str) -> ModelSource:
     near = difflib.get_close_matches(model.lower(), aliases, n=3, cutoff=0.4)
     hint = f"nearest: {', '.join(near)}; " if near else ""
     raise UserError(
-        f"unknown model '{model}' ({hint}aliases are listed in config/models.yaml and by make doctor; "
+        f"unknown model '{model}' ({hint}make doctor and config/models.yaml list the aliases; "
         "a hub id org/name, a local folder or a .gguf file works too)"
     )
 
 
-def fetch(source: ModelSource, load: Callable[..., T], **options: Any) -> T:
+def fetch(source: ModelSource, load: Callable[..., Any], **options: Any) -> Any:
     """`load(source.location, local_files_only=..., **options)`, quietly: a `from_pretrained`.
 
     A hub that cannot be reached, or refuses us, still leaves what is cached; asking it once first
@@ -106,7 +105,7 @@ def fetch(source: ModelSource, load: Callable[..., T], **options: Any) -> T:
     except UserError:
         raise
     except Exception as error:  # the parsers of foreign files raise anything, bare `Exception` too
-        raise UserError(_explain(source, trouble or error)) from error
+        raise UserError(_explain(source, error, trouble)) from error
 
 
 @contextlib.contextmanager
@@ -151,7 +150,7 @@ def _from_alias(alias: str, entry: dict[str, str]) -> ModelSource:
     gguf = _pack_gguf(entry["pack"])
     if gguf is None:
         raise UserError(
-            f"model '{alias}' needs the package {entry['pack']}, which is not installed: run make setup"
+            f"model '{alias}' is in the package {entry['pack']}, not installed here: run make setup"
         )
     return ModelSource(alias, _from_gguf(gguf).location, is_local=True)
 
@@ -212,9 +211,15 @@ def _hub_trouble(repo: str) -> Exception | None:
     return None
 
 
-def _explain(source: ModelSource, error: BaseException) -> str:
-    """One line: why `source` cannot be had, and what to do."""
-    chain: list[BaseException] = [error]
+def _explain(source: ModelSource, error: Exception, trouble: Exception | None) -> str:
+    """One line: why `source` cannot be had, and what to do.
+
+    An `OSError` with the hub in `trouble` is a file missing from the cache; any other `error` is a
+    fault of what is cached, whatever the hub's state.
+    """
+    if not isinstance(error, OSError):
+        trouble = None
+    chain: list[BaseException] = [trouble or error]
     while (
         cause := chain[-1].__cause__ or chain[-1].__context__
     ) is not None and cause not in chain:
@@ -231,8 +236,7 @@ def _explain(source: ModelSource, error: BaseException) -> str:
             f"{what}: there is no {where} on the hub (a private one needs `hf auth login` or "
             f"HF_TOKEN); check the name, {instead}"
         )
-    offline = (LocalEntryNotFoundError, ConnectionError)
-    if any(isinstance(link, offline) or "Connect" in type(link).__name__ for link in chain):
+    if trouble or any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return f"{what}: the hub cannot be reached and {where} is not cached; go online, {instead}"
     reason = " ".join(str(error).split()) or type(error).__name__
     return f"{what} cannot be loaded from {where}: {reason[:300]}"

@@ -6,8 +6,6 @@ A file is a dict with a tensor and a ``meta`` dict, readable with
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import platform
 from dataclasses import dataclass, field
@@ -18,6 +16,7 @@ import torch
 import transformers
 from torch import Tensor
 
+from models.atomic import writing
 from models.capture import Captured
 from models.errors import UserError
 from models.modules import Modules
@@ -85,34 +84,9 @@ def write(folder: Path, captured: Captured, meta: dict[str, Any]) -> int:
 
 
 def _write_one(path: Path, content: dict[str, Any]) -> int:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except (OSError, RuntimeError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        cause: BaseException = error
-        while cause.__context__ is not None and not isinstance(cause, OSError):
-            cause = cause.__context__
-        if not isinstance(cause, OSError):
-            raise
-        reason = "the disk is full" if cause.errno == errno.ENOSPC else cause.strerror
-        raise UserError(
-            f"cannot write {path}: {reason}; make room, or name another folder with KVS="
-        ) from error
+    with writing(path) as file:
+        torch.save(content, file)
     return path.stat().st_size
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed runs left in an item's folder."""
-    for path in folder.glob("*.tmp"):
-        with contextlib.suppress(OSError):
-            path.unlink()
 
 
 def read(path: Path, expected: dict[str, Any], remedy: str, tensor: str) -> Tensor:
@@ -230,3 +204,14 @@ def _advise(path: Path, advice: str) -> bool:
     finally:
         os.close(handle)
     return True
+
+
+def item_folder(root: str | Path, model: str, dataset: str, item_id: str) -> Path:
+    """Where one item's files lie."""
+    return Path(root) / model / dataset / f"item_{item_id}"
+
+
+def kv_bytes(modules: Modules, tokens: int) -> int:
+    """Bytes of ``kvs.pt``'s tensor for ``tokens`` tokens."""
+    n_layers, n_heads, head_dim = modules.cache_shape
+    return 2 * n_layers * n_heads * head_dim * tokens * modules.dtype.itemsize

@@ -17,7 +17,7 @@ from models.source import ModelSource, fetch
 _SENTINEL = "KVFUSE7SENTINEL"
 # For templates that know them: no reasoning block before the answer, and no prompt that changes
 # from day to day (Llama 3.2 would print today's date; this is the date its authors fall back to).
-_TEMPLATE_OPTIONS = {"enable_thinking": False, "date_string": "26 Jul 2024"}
+_TEMPLATE_OPTIONS: dict[str, Any] = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def frame(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bo
         header = encode(tokenizer, header_text)
     else:
         header, footer_text = _leading_specials(tokenizer), ""
-        header_text = tokenizer.decode(header, skip_special_tokens=False)
+        header_text = str(tokenizer.decode(header, skip_special_tokens=False))
         if encode(tokenizer, header_text) != header:
             raise UserError(f"the tokenizer's leading tokens {header} do not survive as text")
     fallbacks = (tokenizer.bos_token_id, config.bos_token_id, tokenizer.eos_token_id)
@@ -110,18 +110,18 @@ def _split(tokenizer: PreTrainedTokenizerBase, turns: list[str], **options: Any)
     roles = ("user", "assistant")
     messages = [{"role": roles[i % 2], "content": turn} for i, turn in enumerate(turns)]
     try:
-        text = tokenizer.apply_chat_template(
+        rendered = tokenizer.apply_chat_template(
             messages, tokenize=False, **_TEMPLATE_OPTIONS, **options
         )
     except (TemplateError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"the chat template cannot render a user message: {error}") from error
-    if text.count(_SENTINEL) != 1:
+    parts = str(rendered).split(_SENTINEL)
+    if len(parts) != 2:
         raise UserError(
-            f"the chat template renders a message {text.count(_SENTINEL)} times, not once: "
+            f"the chat template renders a message {len(parts) - 1} times, not once: "
             "use CHAT=0 for a plain prompt"
         )
-    before, after = text.split(_SENTINEL)
-    return before, after
+    return parts[0], parts[1]
 
 
 def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:

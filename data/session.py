@@ -1,0 +1,106 @@
+"""What precompute and eval both begin with: a model, its tokenizer, and inputs that fit it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from data import inputs
+from data.cli import StageConfig, option
+from data.inputs import Inputs, Item
+from models import store
+from models.engine import Engine
+from models.errors import UserError
+from models.load import LoadedModel, load
+from models.source import ModelSource, resolve
+from models.tokenizer import fingerprint, load_tokenizer
+
+
+@dataclass
+class ModelConfig(StageConfig):
+    """Options of the stages that run the model."""
+
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    dtype: str = option("auto", "auto (float32 on CPU, else bfloat16), float32, bfloat16, float16")
+    backend: str = option("auto", "attention back end: auto, blocked (CPU) or sdpa")
+    threads: int | None = option(None, "CPU threads; PyTorch's choice by default")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.threads is not None and self.threads < 1:
+            raise UserError(f"THREADS={self.threads} must be at least 1")
+
+
+@dataclass
+class Session:
+    """A loaded model with the engine around it and one dataset's inputs."""
+
+    source: ModelSource
+    tokenizer: PreTrainedTokenizerBase
+    tokenizer_print: str
+    loaded: LoadedModel
+    engine: Engine
+    inputs: Inputs
+    config: ModelConfig
+
+    def expected(self, item: Item) -> dict[str, Any]:
+        """The meta that this item's KV files must have."""
+        return store.describe(
+            self.engine.modules,
+            item.prompt,
+            model=self.source.name,
+            weights=self.loaded.fingerprint,
+            tokenizer=self.tokenizer_print,
+            chunking=self.inputs.chunk_meta,
+        )
+
+    def folder(self, item: Item) -> Path:
+        """Where one item's KV files lie."""
+        return store.item_folder(self.config.kvs, self.source.name, self.config.dataset, item.id)
+
+    @property
+    def precompute_command(self) -> str:
+        """What rebuilds this dataset's KV files."""
+        config = self.config
+        extra = "".join(
+            f" {name.upper()}={value}"
+            for name, value in (("dtype", config.dtype), ("kvs", config.kvs), ("inputs", config.inputs))
+            if value not in ("auto", name)
+        )
+        return f"make precompute MODEL={config.model} DATASET={config.dataset}{extra}"
+
+
+def begin(config: ModelConfig) -> Session:
+    """Read the inputs, then load the model, and check that they belong together.
+
+    Raises
+    ------
+    UserError : inputs missing, made for another tokenizer, or longer than the model can hold.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    source = resolve(config.model)
+    path = inputs.item_path(config.inputs, source.name, config.dataset)
+    remedy = f"make chunk MODEL={config.model} DATASET={config.dataset}"
+    found = inputs.read(path, remedy, config.limit)
+    if found.note:
+        print(f"*** {found.note} ***", file=sys.stderr)
+    tokenizer = load_tokenizer(source)
+    tokenizer_print = fingerprint(tokenizer)
+    if found.meta["tokenizer"] != tokenizer_print:
+        raise UserError(f"{path} was made with another tokenizer; rebuild it: {remedy}")
+    loaded = load(source, tokenizer, config.device, config.dtype)
+    for item in found.items:
+        if len(item.prompt) > loaded.max_positions:
+            raise UserError(
+                f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
+                f"{loaded.max_positions}; rebuild the inputs: {remedy} MAX_LENGTH={loaded.max_positions}"
+            )
+    engine = Engine(loaded.model, config.backend)
+    return Session(source, tokenizer, tokenizer_print, loaded, engine, found, config)
+
