@@ -68,9 +68,7 @@ class Splitter:
         ------
         UserError : even without any context the question does not fit.
         """
-        question = encode(
-            self.tokenizer, self.dataset.ask(row["input"]) + self.frame.footer_text
-        )
+        question = encode(self.tokenizer, self.dataset.ask(row["input"]) + self.frame.footer_text)
         room = self.settings.max_length - len(self.prefix) - len(question)
         if room < 0:
             raise UserError(

@@ -69,7 +69,11 @@ class Session:
         config = self.config
         extra = "".join(
             f" {name.upper()}={value}"
-            for name, value in (("dtype", config.dtype), ("kvs", config.kvs), ("inputs", config.inputs))
+            for name, value in (
+                ("dtype", config.dtype),
+                ("kvs", config.kvs),
+                ("inputs", config.inputs),
+            )
             if value not in ("auto", name)
         )
         return f"make precompute MODEL={config.model} DATASET={config.dataset}{extra}"
@@ -103,4 +107,3 @@ def begin(config: ModelConfig) -> Session:
             )
     engine = Engine(loaded.model, config.backend)
     return Session(source, tokenizer, tokenizer_print, loaded, engine, found, config)
-

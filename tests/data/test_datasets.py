@@ -12,8 +12,8 @@ from models.errors import UserError
 
 _PASSAGES = (
     "Answer the question based on the given passages. Only give me the answer and do not output "
-    "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question based on "
-    "the given passages. Only give me the answer and do not output any other words.\n\n"
+    "any other words.\n\nThe following are given passages.\n{context}\n\nAnswer the question "
+    "based on the given passages. Only give me the answer and do not output any other words.\n\n"
     "Question: {input}\nAnswer:"
 )
 # From config/dataset2prompt.json of THUDM/LongBench.

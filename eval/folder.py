@@ -1,0 +1,125 @@
+"""One run's folder: its configuration, finished items as they come, and the results at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from models.atomic import disk_errors, remove_leftovers, writing
+from models.errors import UserError
+
+
+class RunFolder:
+    """``outputs/<model>/<dataset>/<run>/`` with ``config.json``, ``records.jsonl``, ``result.*``.
+
+    Parameters
+    ----------
+    root : folder of the dataset's runs.
+    label : readable beginning of the run's name; a hash over ``config`` ends it.
+    config : every setting that changes the result.
+    machine : what must stay the same for times to belong together; checked when a run is resumed.
+    """
+
+    def __init__(
+        self, root: Path, label: str, config: dict[str, Any], machine: dict[str, Any]
+    ) -> None:
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
+        self.path = root / f"{label}-{digest}"
+        self.config = config
+        self.machine = machine
+        self.records: dict[str, dict[str, Any]] = {}
+        self._file: IO[bytes] | None = None
+
+    @contextlib.contextmanager
+    def opened(self, fresh: bool = False) -> Iterator[RunFolder]:
+        """Take the folder for this process, read what is finished, and append to it.
+
+        Raises
+        ------
+        UserError : written by another configuration or on another machine, in use by another
+            process, or not writable.
+        """
+        with disk_errors(self.path):
+            if fresh and self.path.exists():
+                shutil.rmtree(self.path)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._file = (self.path / "records.jsonl").open("a+b")
+        try:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UserError(f"{self.path} is in use by another eval; wait for it") from None
+            remove_leftovers(self.path)
+            self._check_or_save()
+            self._read_records()
+            yield self
+        finally:
+            self._file.close()
+            self._file = None
+
+    def _check_or_save(self) -> None:
+        path = self.path / "config.json"
+        present = {"config": self.config, "machine": self.machine}
+        if not path.exists():
+            if self._file and os.fstat(self._file.fileno()).st_size:
+                raise UserError(f"{path} is missing beside its records; start over with FRESH=1")
+            with writing(path) as file:
+                file.write(dumps(present))
+            return
+        try:
+            saved = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{path} is damaged; start over with FRESH=1") from None
+        for part in ("config", "machine"):
+            for key in sorted(present[part].keys() | saved.get(part, {}).keys()):
+                then, now = saved.get(part, {}).get(key), present[part].get(key)
+                if then != now:
+                    raise UserError(
+                        f"{self.path} was begun with {key}={then!r}, this run has {now!r}; its "
+                        "results do not mix: start over with FRESH=1 or name another OUTPUTS="
+                    )
+
+    def _read_records(self) -> None:
+        """Finished items; a line that a killed run left half written is cut off."""
+        assert self._file is not None
+        self._file.seek(0)
+        content = self._file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        if len(whole) < len(content):
+            self._file.truncate(len(whole))
+        for number, line in enumerate(whole.splitlines(), 1):
+            try:
+                record = json.loads(line)
+                self.records[record["id"]] = record
+            except (ValueError, KeyError, TypeError):
+                raise UserError(
+                    f"{self.path / 'records.jsonl'} line {number} is damaged; start over with FRESH=1"
+                ) from None
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Keep one finished item, on disk before this returns."""
+        assert self._file is not None
+        with disk_errors(self.path / "records.jsonl"):
+            self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        self.records[record["id"]] = record
+
+    def finish(self, result: dict[str, Any], text: str) -> None:
+        """Write ``result.json`` and ``result.txt``."""
+        with writing(self.path / "result.json") as file:
+            file.write(dumps(result))
+        with writing(self.path / "result.txt") as file:
+            file.write(text.encode())
+
+
+def dumps(value: Any) -> bytes:
+    """Indented JSON; infinities and NaN are refused, since not every reader knows them."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
