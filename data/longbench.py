@@ -149,7 +149,7 @@ def _hub_zip() -> tuple[str, Path]:
             problem = error
             break
     reason = str(problem).strip() or type(problem).__name__
-    raise HubUnavailable(reason.splitlines()[0])
+    raise HubUnavailable(reason.splitlines()[0].rstrip("."))
 
 
 def _listed(held: list[str]) -> str:

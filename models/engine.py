@@ -44,11 +44,18 @@ class Prefill:
 
 @dataclass
 class Decoded:
-    """Greedy continuation: ``tokens`` (stop token excluded) and milliseconds per later token."""
+    """Greedy continuation.
+
+    Attributes
+    ----------
+    tokens : the answer without the token that stopped it.
+    step_ms : milliseconds of every token after the first, so that their mean is the TPOT.
+    stop_token : what ended the answer, None when its length did.
+    """
 
     tokens: list[int]
     step_ms: list[float] = field(default_factory=list)
-    stopped: bool = False
+    stop_token: int | None = None
 
 
 class Engine:
@@ -146,7 +153,7 @@ class Engine:
         rotary = self._rotary(0, n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:
-                out.stopped = True
+                out.stop_token = token
                 break
             out.tokens.append(token)
             if len(out.tokens) == max_new_tokens:

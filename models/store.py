@@ -191,6 +191,11 @@ class KVFile:
         watch.lap("transfer")
 
 
+def check(file: KVFile) -> None:
+    """Raise what reading the file would raise, without reading its tensor."""
+    read(file.path, file.expected, file.remedy, "kv")
+
+
 def _advise(path: Path, advice: str) -> bool:
     """Tell the system what will be done with a file's pages; False where it takes no advice."""
     if not hasattr(os, "posix_fadvise"):

@@ -1,0 +1,88 @@
+"""Where and with what a result was obtained."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from data.session import Session
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def machine(session: Session) -> dict[str, Any]:
+    """What must stay the same while one run's times are collected."""
+    device = session.loaded.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }
+
+
+def environment(session: Session) -> dict[str, Any]:
+    """Everything about the machine and the software that helps to explain a figure."""
+    return {
+        **machine(session),
+        "backend": session.engine.backend,
+        "dtype": str(session.loaded.dtype).removeprefix("torch."),
+        "device_type": session.loaded.device.type,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "kvfuse": revision(),
+        "command": [Path(sys.argv[0]).parent.name, *sys.argv[1:]],
+    }
+
+
+def processor() -> str:
+    """The CPU's name, as the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return platform.processor() or platform.machine()
+
+
+def revision() -> str:
+    """The commit of this checkout, with a mark where it was changed since; or ``unknown``."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def peak_mb() -> float:
+    """The process's largest resident memory so far, file pages included, in MB of 10^6 bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+
+
+def memory(session: Session, kv_bytes: int) -> dict[str, float]:
+    """Peak memory beside what it is made of; ``allowed`` is weights + 1.5 KV + 1 GiB.
+
+    Parameters
+    ----------
+    kv_bytes : KV bytes of the largest item.
+    """
+    weights = sum(p.nbytes for p in session.loaded.model.parameters())
+    device = session.loaded.device
+    cuda = device.type == "cuda"
+    return {
+        "peak": torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_mb(),
+        "weights": weights / 1e6,
+        "kv": kv_bytes / 1e6,
+        "allowed": (weights + 1.5 * kv_bytes + (1 << 30)) / 1e6,
+    }

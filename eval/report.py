@@ -1,0 +1,117 @@
+"""Tables for people, and ``make report``: all finished runs of a model and dataset side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from data.cli import StageConfig, run
+from models.errors import UserError
+from models.source import resolve
+
+COLUMNS = (
+    ("method", "<12"),
+    ("speed-up", ">8"),
+    ("(cold)", ">7"),
+    ("limit", ">6"),
+    ("TTFT ms", ">8"),
+    ("(cold)", ">7"),
+    ("KL first", ">9"),
+    ("agree %", ">8"),
+    ("score", ">6"),
+    ("95% interval", ">13"),
+    ("retention %", ">11"),
+)
+LEGEND = (
+    "speed-up: median full prefill / median TTFT, KVs in memory; (cold): KVs read from disk; "
+    "limit: by arithmetic alone.\n"
+    "KL first, agree: distance of the first token's distribution from the full prefill's, and share "
+    "of the full prefill's own\nanswer that the method would give. retention: score as a share of "
+    "the full prefill's."
+)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """One row per run of the same items, with what they have in common above."""
+    first = results[0]
+    config, env = first["config"], first["environment"]
+    lines = []
+    if first["note"]:
+        lines += [f"*** {first['note']} ***", ""]
+    lines += [
+        f"{config['model']} on {config['dataset']}: {first['n']} items, "
+        f"{first['tokens']['median']:.0f} tokens in the median; {config['dtype']}, {config['backend']} "
+        f"attention, {env['device']}, {env['threads']} threads",
+        f"full prefill: {first['full_prefill_ms']['median']:.0f} ms TTFT in the median, "
+        f"{first['metric']} {first['full_score']:.1f}",
+        "",
+        "  ".join(f"{name:{spec}}" for name, spec in COLUMNS),
+    ]
+    for result in results:
+        lines.append("  ".join(f"{cell:{spec}}" for cell, (_, spec) in zip(_row(result), COLUMNS, strict=True)))
+    return "\n".join([*lines, "", LEGEND])
+
+
+def _row(result: dict[str, Any]) -> list[str]:
+    options, ttft = result["config"]["options"], result["ttft_ms"]
+    rate = f" {options['rate']:g}" if "rate" in options else ""
+    low, high = result["score_ci95"]
+    retention = result["retention"]
+    return [
+        result["config"]["method"] + rate,
+        f"{result['speedup']['ready']:.2f}x",
+        f"{result['speedup']['cold']:.2f}x",
+        f"{result['flop_limit']:.2f}x",
+        f"{ttft['ready']['median']:.0f}",
+        f"{ttft['cold']['median']:.0f}",
+        f"{result['kl_first']:.3f}",
+        f"{100 * result['top1_agreement']:.1f}",
+        f"{result['score']:.1f}",
+        f"{low:.1f} to {high:.1f}",
+        f"{100 * retention:.0f}" if retention is not None else "n/a",
+    ]
+
+
+def details(result: dict[str, Any]) -> str:
+    """The table and below it what it leaves out, for ``result.txt``."""
+    parts = result["ttft_parts_ms"]
+    memory = result["memory_mb"]
+    checks = "; ".join(f"{c['name']}: {c['distance']:.1e}" for c in result["gate"]["checks"])
+    tpot = result["tpot_ms"]["median"]
+    lines = [
+        table([result]),
+        "",
+        "cold TTFT by part, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()),
+        f"TTFT p95, ms: ready {result['ttft_ms']['ready']['p95']:.0f}, "
+        f"cold {result['ttft_ms']['cold']['p95']:.0f}, "
+        f"full prefill {result['full_prefill_ms']['p95']:.0f}",
+        f"TPOT median, ms: {tpot:.1f}" if tpot is not None else "TPOT: no answer had a second token",
+        f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's KV "
+        f"{memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
+        f"gate passed, largest distance in logits: {checks}",
+        f"made by kvfuse {result['environment']['kvfuse']} from inputs {result['config']['inputs']}, "
+        f"weights {result['config']['weights']}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def main(config: StageConfig) -> None:
+    """Print one table per group of runs over the same items."""
+    root = Path(config.outputs) / resolve(config.model).name / config.dataset
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/result.json")]
+    if not results:
+        raise UserError(
+            f"no finished run in {root}; make one: make eval MODEL={config.model} "
+            f"DATASET={config.dataset}"
+        )
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for result in sorted(results, key=lambda r: (r["config"]["method"], str(r["config"]["options"]))):
+        same = {k: v for k, v in result["config"].items() if k not in ("method", "options")}
+        groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
+    print("\n\n".join(table(group) for group in groups.values()))
+
+
+if __name__ == "__main__":
+    run(StageConfig, main, "report")
