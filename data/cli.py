@@ -55,8 +55,11 @@ def run(config_class: type[C], main: Callable[[C], None], stage: str) -> None:
     else is a bug of ours and keeps its traceback.
     """
     try:
-        parser = _Parser(config_class, prog=stage, description=config_class.__doc__)
-        (config,) = parser.parse_args_into_dataclasses()
+        dataclass_type: Any = config_class
+        parser = _Parser(dataclass_type, prog=stage, description=config_class.__doc__)
+        config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+        if unknown:
+            parser.error(f"unknown option {unknown[0]}")
         main(config)
     except UserError as error:
         print(f"{stage}: {error}", file=sys.stderr)

@@ -61,7 +61,7 @@ class Inputs:
             return None
         return (
             f"BUILT-IN SAMPLE, NOT THE BENCHMARK: {self.meta['dataset']} here is "
-            f"{self.meta['available']} rows written for kvfuse; no score compares with a published one"
+            f"{self.meta['available']} rows written for kvfuse; its scores compare with nothing"
         )
 
     def fingerprint(self) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -22,7 +23,7 @@ class Splitting:
 
     Attributes
     ----------
-    chunking : ``token`` (pieces of ``chunk_size`` tokens) or ``passage`` (where the context has them).
+    chunking : ``token`` (pieces of ``chunk_size`` tokens) or ``passage`` (one chunk a passage).
     max_length : tokens of a whole prompt at most; a longer context loses its middle.
     chat : whether the model's chat template frames the prompt.
     """
@@ -73,7 +74,7 @@ class Splitter:
         if room < 0:
             raise UserError(
                 f"{self.dataset.name} item {row['_id']}: instruction and question alone take "
-                f"{len(self.prefix) + len(question)} tokens, MAX_LENGTH is {self.settings.max_length}"
+                f"{len(self.prefix) + len(question)} tokens, more than MAX_LENGTH allows; raise it"
             )
         pieces = [encode(self.tokenizer, text) for text in self._texts(row["context"])]
         pieces = drop_middle(pieces, room)
@@ -82,12 +83,12 @@ class Splitter:
         return Prompt.join(self.prefix, pieces, question)
 
     def _texts(self, context: str) -> list[str]:
-        """The context as one text, or passage by passage; whatever precedes the first is one too."""
+        """The context as one text, or passage by passage; what precedes the first is one too."""
         if self.settings.chunking == "token" or not context:
             return [context]
         starts = re.finditer(self.dataset.passage_pattern or "", context, re.MULTILINE)
         cuts = sorted({0, *(match.start() for match in starts), len(context)})
-        return [context[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        return [context[a:b] for a, b in pairwise(cuts)]
 
     def _cut(self, ids: list[int]) -> list[list[int]]:
         size = self.settings.chunk_size

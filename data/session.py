@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from data import inputs
+from data import datasets, inputs
 from data.cli import StageConfig, option
 from data.inputs import Inputs, Item
 from models import store
@@ -27,7 +27,7 @@ class ModelConfig(StageConfig):
 
     device: str = option("auto", "auto, cpu, cuda or mps")
     dtype: str = option("auto", "auto (float32 on CPU, else bfloat16), float32, bfloat16, float16")
-    backend: str = option("auto", "attention back end: auto, blocked (CPU) or sdpa")
+    backend: str = option("auto", "attention back end: auto, blocked, sdpa or flashinfer")
     threads: int | None = option(None, "CPU threads; PyTorch's choice by default")
 
     def __post_init__(self) -> None:
@@ -84,11 +84,13 @@ def begin(config: ModelConfig) -> Session:
 
     Raises
     ------
-    UserError : inputs missing, made for another tokenizer, or longer than the model can hold.
+    UserError : unknown model or dataset; inputs missing, made for another tokenizer, or longer than
+        the model can hold.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     source = resolve(config.model)
+    datasets.get(config.dataset)
     path = inputs.item_path(config.inputs, source.name, config.dataset)
     remedy = f"make chunk MODEL={config.model} DATASET={config.dataset}"
     found = inputs.read(path, remedy, config.limit)
@@ -103,7 +105,7 @@ def begin(config: ModelConfig) -> Session:
         if len(item.prompt) > loaded.max_positions:
             raise UserError(
                 f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
-                f"{loaded.max_positions}; rebuild the inputs: {remedy} MAX_LENGTH={loaded.max_positions}"
+                f"{loaded.max_positions}; rebuild the inputs: {remedy}"
             )
     engine = Engine(loaded.model, config.backend)
     return Session(source, tokenizer, tokenizer_print, loaded, engine, found, config)

@@ -11,13 +11,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data import datasets
+from data import datasets, environment
 from data.cli import run
 from data.inputs import Item
 from data.session import Session, begin
 from eval import gating, report
 from eval.config import EvalConfig
-from eval.environment import environment, machine, memory
 from eval.folder import RunFolder
 from eval.items import Evaluator
 from eval.summary import summarize
@@ -33,6 +32,7 @@ def main(config: EvalConfig) -> None:
     evaluator = Evaluator(session, dataset, config)
     items = session.inputs.items
     check_room(session, evaluator.max_new_tokens)
+    check_layer(session, config.check_layer)
     if any(method != FULL_PREFILL for method in config.reuse):
         for item in items:
             store.check(evaluator.file(item))
@@ -58,9 +58,17 @@ def check_room(session: Session, max_new_tokens: int) -> None:
     room = session.loaded.max_positions - max_new_tokens
     if len(longest.prompt) > room:
         raise UserError(
-            f"item {longest.id} has {len(longest.prompt)} tokens; with MAX_NEW_TOKENS={max_new_tokens} "
-            f"the model holds {room}: lower it, or rebuild the inputs with MAX_LENGTH={room}"
+            f"item {longest.id} has {len(longest.prompt)} tokens; with "
+            f"MAX_NEW_TOKENS={max_new_tokens} the model holds {room}: lower it, "
+            f"or rebuild the inputs with make chunk MAX_LENGTH={room}"
         )
+
+
+def check_layer(session: Session, layer: int) -> None:
+    """Refuse a check layer that the model lacks, before a folder is made for the run."""
+    last = len(session.engine.modules.layers) - 1
+    if layer > last:
+        raise UserError(f"CHECK_LAYER={layer} does not exist: the model has layers 0 to {last}")
 
 
 def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
@@ -90,14 +98,16 @@ def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / config.dataset
-    return RunFolder(root, label, identity, machine(session))
+    return RunFolder(root, label, identity, environment.machine(session.loaded.device))
 
 
 def evaluate(session: Session, evaluator: Evaluator, runs: dict[str, RunFolder]) -> None:
     """Item by item: the full prefill once, then every method that lacks this item."""
     items = session.inputs.items
     pending = {
-        item.id: [method for method, run_folder in runs.items() if item.id not in run_folder.records]
+        item.id: [
+            method for method, run_folder in runs.items() if item.id not in run_folder.records
+        ]
         for item in items
     }
     todo = [item for item in items if pending[item.id]]
@@ -134,10 +144,12 @@ def conclude(
     return {
         "note": session.inputs.note,
         "config": run_folder.config,
-        "environment": environment(session),
+        "environment": environment.describe(session.loaded, session.engine),
         "inputs": session.inputs.meta,
         "gate": gate,
-        "memory_mb": memory(session, store.kv_bytes(session.engine.modules, longest)),
+        "memory_mb": environment.memory(
+            session.loaded, store.kv_bytes(session.engine.modules, longest)
+        ),
         **summary,
         "items": records,
     }

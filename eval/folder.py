@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -47,8 +46,6 @@ class RunFolder:
             process, or not writable.
         """
         with disk_errors(self.path):
-            if fresh and self.path.exists():
-                shutil.rmtree(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._file = (self.path / "records.jsonl").open("a+b")
         try:
@@ -57,12 +54,24 @@ class RunFolder:
             except BlockingIOError:
                 raise UserError(f"{self.path} is in use by another eval; wait for it") from None
             remove_leftovers(self.path)
+            if fresh:
+                self._clear()
             self._check_or_save()
             self._read_records()
             yield self
         finally:
-            self._file.close()
+            with contextlib.suppress(OSError):  # a record that a full disk refused, told already
+                self._file.close()
             self._file = None
+
+    def _clear(self) -> None:
+        """Throw away what the folder holds; the lock is ours, so nobody is writing there."""
+        assert self._file is not None
+        with disk_errors(self.path):
+            self._file.truncate(0)
+            for path in self.path.iterdir():
+                if path.name != "records.jsonl":
+                    path.unlink()
 
     def _check_or_save(self) -> None:
         path = self.path / "config.json"
@@ -75,11 +84,12 @@ class RunFolder:
             return
         try:
             saved = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
+            parts = [(present[part], dict(saved[part])) for part in present]
+        except (ValueError, TypeError, KeyError):
             raise UserError(f"{path} is damaged; start over with FRESH=1") from None
-        for part in ("config", "machine"):
-            for key in sorted(present[part].keys() | saved.get(part, {}).keys()):
-                then, now = saved.get(part, {}).get(key), present[part].get(key)
+        for ours, theirs in parts:
+            for key in sorted(ours.keys() | theirs.keys()):
+                then, now = theirs.get(key), ours.get(key)
                 if then != now:
                     raise UserError(
                         f"{self.path} was begun with {key}={then!r}, this run has {now!r}; its "
@@ -100,7 +110,7 @@ class RunFolder:
                 self.records[record["id"]] = record
             except (ValueError, KeyError, TypeError):
                 raise UserError(
-                    f"{self.path / 'records.jsonl'} line {number} is damaged; start over with FRESH=1"
+                    f"{self.path}/records.jsonl line {number} is damaged; start over with FRESH=1"
                 ) from None
 
     def append(self, record: dict[str, Any]) -> None:

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from data.environment import machine
 from data.session import Session
-from eval.environment import machine
 from models import gate
 from models.atomic import writing
 from models.errors import UserError
@@ -26,7 +26,7 @@ def checked(session: Session) -> dict[str, Any]:
         "tokenizer": session.tokenizer_print,
         "dtype": str(session.loaded.dtype),
         "backend": session.engine.backend,
-        **machine(session),
+        **machine(session.loaded.device),
     }
     known = _read(path)
     entry = next((entry for entry in known if entry["key"] == key), None)

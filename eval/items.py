@@ -25,7 +25,7 @@ from models.selectors import FULL_PREFILL
 class Reference:
     """The full prefill of one item and its own greedy answer.
 
-    ``forced`` is the answer with the stop token that ended it: what other methods are compared along.
+    ``forced`` is the answer with the stop token that ended it: methods are compared along it.
     """
 
     prefill: Prefill
@@ -63,13 +63,15 @@ class Evaluator:
         )
 
     def fuse(self, item: Item, method: str, file: store.KVFile) -> tuple[Prefill, Prefill, bool]:
-        """Cold, then cache-ready; and whether the page cache could be dropped before the cold one."""
+        """Cold, then cache-ready; and whether the page cache was dropped before the cold one."""
         selector = self.config.selector(method)
         dropped = file.forget()
 
         def prefill(read: Any) -> Prefill:
             generator = torch.Generator().manual_seed(_seed(self.config.seed, item.id))
-            return self.engine.fused_prefill(item.prompt, read, selector, self.config.rate, generator)
+            return self.engine.fused_prefill(
+                item.prompt, read, selector, self.config.rate, generator
+            )
 
         return prefill(file.cold), prefill(file.ready), dropped
 
@@ -112,7 +114,7 @@ class Evaluator:
         }
 
     def _score(self, item: Item, tokens: list[int]) -> tuple[str, float]:
-        text = self.session.tokenizer.decode(tokens, skip_special_tokens=True)
+        text = str(self.session.tokenizer.decode(tokens, skip_special_tokens=True))
         points = score(
             self.dataset.metric,
             text,

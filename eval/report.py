@@ -27,9 +27,9 @@ COLUMNS = (
 LEGEND = (
     "speed-up: median full prefill / median TTFT, KVs in memory; (cold): KVs read from disk; "
     "limit: by arithmetic alone.\n"
-    "KL first, agree: distance of the first token's distribution from the full prefill's, and share "
-    "of the full prefill's own\nanswer that the method would give. retention: score as a share of "
-    "the full prefill's."
+    "KL first: distance (nats) of the first token's distribution from the full prefill's; agree: "
+    "share of the full prefill's\nown answer that the method gives, token by token; retention: "
+    "score as a share of the full prefill's."
 )
 
 
@@ -42,15 +42,19 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         lines += [f"*** {first['note']} ***", ""]
     lines += [
         f"{config['model']} on {config['dataset']}: {first['n']} items, "
-        f"{first['tokens']['median']:.0f} tokens in the median; {config['dtype']}, {config['backend']} "
-        f"attention, {env['device']}, {env['threads']} threads",
+        f"{first['tokens']['median']:.0f} tokens in the median; {config['dtype']}, "
+        f"{config['backend']} attention, {env['device']}, {env['threads']} threads",
         f"full prefill: {first['full_prefill_ms']['median']:.0f} ms TTFT in the median, "
         f"{first['metric']} {first['full_score']:.1f}",
         "",
         "  ".join(f"{name:{spec}}" for name, spec in COLUMNS),
     ]
     for result in results:
-        lines.append("  ".join(f"{cell:{spec}}" for cell, (_, spec) in zip(_row(result), COLUMNS, strict=True)))
+        lines.append(
+            "  ".join(
+                f"{cell:{spec}}" for cell, (_, spec) in zip(_row(result), COLUMNS, strict=True)
+            )
+        )
     return "\n".join([*lines, "", LEGEND])
 
 
@@ -87,12 +91,14 @@ def details(result: dict[str, Any]) -> str:
         f"TTFT p95, ms: ready {result['ttft_ms']['ready']['p95']:.0f}, "
         f"cold {result['ttft_ms']['cold']['p95']:.0f}, "
         f"full prefill {result['full_prefill_ms']['p95']:.0f}",
-        f"TPOT median, ms: {tpot:.1f}" if tpot is not None else "TPOT: no answer had a second token",
-        f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's KV "
-        f"{memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
+        f"TPOT median, ms: {tpot:.1f}"
+        if tpot is not None
+        else "TPOT: no answer had a second token",
+        f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's "
+        f"KV {memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
         f"gate passed, largest distance in logits: {checks}",
-        f"made by kvfuse {result['environment']['kvfuse']} from inputs {result['config']['inputs']}, "
-        f"weights {result['config']['weights']}",
+        f"made by kvfuse {result['environment']['kvfuse']} from inputs "
+        f"{result['config']['inputs']}, weights {result['config']['weights']}",
     ]
     return "\n".join(lines) + "\n"
 
@@ -107,7 +113,9 @@ def main(config: StageConfig) -> None:
             f"DATASET={config.dataset}"
         )
     groups: dict[str, list[dict[str, Any]]] = {}
-    for result in sorted(results, key=lambda r: (r["config"]["method"], str(r["config"]["options"]))):
+    for result in sorted(
+        results, key=lambda r: (r["config"]["method"], str(r["config"]["options"]))
+    ):
         same = {k: v for k, v in result["config"].items() if k not in ("method", "options")}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
     print("\n\n".join(table(group) for group in groups.values()))

@@ -16,7 +16,7 @@ def bootstrap(values: Sequence[float], seed: int, statistic: str = "mean") -> tu
     """
     data = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    function = {"mean": np.mean, "median": np.median}[statistic]
+    function = np.mean if statistic == "mean" else np.median
     draws = np.concatenate(
         [
             function(data[rng.integers(0, len(data), (1000, len(data)))], axis=1)

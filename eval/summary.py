@@ -32,10 +32,16 @@ def summarize(records: Sequence[dict[str, Any]], metric: str, seed: int) -> dict
         chosen = middle(times)
         return {p: float(np.mean([records[i][name][p] for i in chosen])) for p in PARTS}
 
-    full, cold, ready = column("full_prefill_ms"), column("ttft_ms", "cold"), column("ttft_ms", "ready")
+    full, cold, ready = (
+        column("full_prefill_ms"),
+        column("ttft_ms", "cold"),
+        column("ttft_ms", "ready"),
+    )
     tpot = [value for value in column("tpot_ms") if value is not None]
     score, full_score = float(np.mean(column("score"))), float(np.mean(column("full_score")))
-    median = {name: float(np.median(v)) for name, v in (("full", full), ("cold", cold), ("ready", ready))}
+    median = {
+        name: float(np.median(v)) for name, v in (("full", full), ("cold", cold), ("ready", ready))
+    }
     return {
         "n": len(records),
         "metric": metric,

@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
+from models import flashinfer_rows
 from models.errors import UserError
+from models.flashinfer_rows import FlashInferRows
 
 INTERFACE = "kvfuse"
 
@@ -44,7 +46,9 @@ class MaskedRows:
         self.mask = keys[None, :] <= positions[:, None]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if query.is_cuda:  # with grouped heads a masked call would fall back to the slow math kernel
+        if (
+            query.is_cuda
+        ):  # with grouped heads a masked call would fall back to the slow math kernel
             group = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         grouped = query.shape[1] != key.shape[1]
@@ -53,7 +57,7 @@ class MaskedRows:
 
 
 class CausalRows:
-    """A whole prompt from its first token on: the library's causal kernel, on every back end."""
+    """A whole prompt from its first token on: PyTorch's causal kernel."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out = sdpa(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
@@ -126,28 +130,33 @@ class PackedSegments:
         return out
 
 
-BACKENDS: dict[str, type[MaskedRows] | type[BlockedRows]] = {
-    cls.name: cls for cls in (BlockedRows, MaskedRows)
-}
+BACKENDS: dict[str, Any] = {cls.name: cls for cls in (BlockedRows, MaskedRows, FlashInferRows)}
 
 
-def choose_backend(device: torch.device, requested: str = "auto") -> str:
-    """Name the back end for ``device``: ``blocked`` on a CPU, masked ``sdpa`` elsewhere.
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requested: str = "auto"
+) -> str:
+    """Name the back end: ``blocked`` on a CPU, ``flashinfer`` on CUDA, masked ``sdpa`` elsewhere.
 
     Raises
     ------
-    UserError : unknown name.
+    UserError : unknown name, or a back end that cannot run here.
     """
+    obstacle = flashinfer_rows.obstacle(device, dtype, head_dim)
     if requested == "auto":
-        return BlockedRows.name if device.type == "cpu" else MaskedRows.name
+        if device.type == "cpu":
+            return BlockedRows.name
+        return MaskedRows.name if obstacle else FlashInferRows.name
     if requested not in BACKENDS:
-        raise UserError(f"unknown attention back end {requested!r}: choose auto, {', '.join(BACKENDS)}")
+        raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
+    if requested == FlashInferRows.name and obstacle:
+        raise UserError(f"BACKEND=flashinfer cannot be used: {obstacle}")
     return requested
 
 
 def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
-    if len(positions) == n_keys > 1:
+    if len(positions) == n_keys > 1 and backend != FlashInferRows.name:
         return CausalRows()
     return BACKENDS[backend](positions, n_keys)
 

@@ -88,8 +88,8 @@ class FusedCache(Cache):
     def reserve(self, rows: int) -> None:
         """Make room for ``rows`` rows, keeping the valid ones.
 
-        Fresh large tensors cost more than the copy into them, so the buffer only ever grows; whoever
-        times something reserves first.
+        Fresh large tensors cost more than the copy into them, so the buffer only ever grows;
+        whoever times something reserves first.
         """
         if rows <= self.capacity:
             return

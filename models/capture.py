@@ -48,8 +48,8 @@ def capture(
 
     Segments are packed side by side into forwards of about ``PACK_TOKENS`` tokens, blind to each
     other, positions starting anew; so no padding is computed and no mask can go wrong. A segment
-    gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the segment
-    that begins the prompt has its own beginning and gets none, so its KVs are those of the prompt.
+    gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the
+    segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
     """
     config = modules.config
     shape = (2, config.num_hidden_layers, modules.n_kv_heads, len(prompt), modules.head_dim)
@@ -83,7 +83,9 @@ def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: Tensor 
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
     bodies = [
         (offset + segment.header, segment.start, length - segment.header)
-        for segment, length, offset in zip(pack, lengths, accumulate(lengths, initial=0), strict=False)
+        for segment, length, offset in zip(
+            pack, lengths, accumulate(lengths, initial=0), strict=False
+        )
     ]
     source = torch.cat([torch.arange(row, row + n, device=device) for row, _, n in bodies])
     target = torch.cat([torch.arange(start, start + n, device=device) for _, start, n in bodies])

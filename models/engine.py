@@ -64,7 +64,9 @@ class Engine:
     def __init__(self, model: Any, backend: str = "auto") -> None:
         self.modules = Modules(model)
         self.device = self.modules.device
-        self.backend = choose_backend(self.device, backend)
+        self.backend = choose_backend(
+            self.device, self.modules.dtype, self.modules.head_dim, backend
+        )
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
 
     def _flight(self, ids: Tensor, rotary: tuple[Tensor, Tensor], positions: Tensor) -> Flight:
@@ -111,8 +113,8 @@ class Engine:
 
         Parameters
         ----------
-        read : fills ``[2, L, H_kv, N, D]`` (a view of the cache) with unrotated keys and values from
-            wherever the run says they are, and charges ``load`` and ``transfer``.
+        read : fills ``[2, L, H_kv, N, D]`` (a view of the cache) with unrotated keys and values
+            from wherever the run says they are, and charges ``load`` and ``transfer``.
         rate : recompute ratio ``r`` in [0, 1].
         """
         n = len(prompt)

@@ -41,4 +41,4 @@ def _pass(modules: Modules, positions: range | list[int], n_layers: int) -> floa
 
 
 def _head(modules: Modules) -> float:
-    return 2 * modules.embed.weight.numel()
+    return 2 * modules.model.lm_head.weight.numel()

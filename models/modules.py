@@ -21,7 +21,7 @@ class Modules:
         install(model)
         self.model = model
         self.config = model.config
-        self.layers: nn.ModuleList = model.model.layers
+        self.layers: Any = model.model.layers
         self.embed: nn.Module = model.model.embed_tokens
         self.rotary: nn.Module = model.model.rotary_emb
         weight = self.embed.weight
@@ -41,7 +41,7 @@ class Modules:
         return self.model.lm_head(self.model.model.norm(hidden))
 
     def project(self, layer: int, hidden: Tensor, what: str) -> Tensor:
-        """Unrotated ``"q"``, ``"k"`` or ``"v"`` of one layer: ``[1, R, hidden]`` → ``[heads, R, D]``."""
+        """Unrotated ``q``, ``k`` or ``v`` of one layer, ``[1, R, hidden]`` → ``[heads, R, D]``."""
         attention = self.layers[layer].self_attn
         normed = self.layers[layer].input_layernorm(hidden)
         states = getattr(attention, f"{what}_proj")(normed).unflatten(-1, (-1, self.head_dim))

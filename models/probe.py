@@ -124,7 +124,7 @@ class Probe:
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
     surprisal : float32 ``[N]`` or None when the item has no ``surprisal.pt``.
-    flight : the rows in flight once a layer has been checked, else None; the engine goes on from it.
+    flight : the rows in flight once a layer was checked, else None; the engine goes on with it.
     """
 
     def __init__(

@@ -97,7 +97,7 @@ def fetch(source: ModelSource, load: Callable[..., Any], **options: Any) -> Any:
     A hub that cannot be reached, or refuses us, still leaves what is cached; asking it once first
     spares the libraries' retries, 46 s for each file. Raises `UserError` for every failure.
     """
-    trouble = None if source.is_local else _hub_trouble(source.location)
+    trouble = None if source.is_local else hub_trouble(source.location)
     local_only = source.is_local or trouble is not None
     try:
         with quiet():
@@ -198,7 +198,7 @@ def _in_hub_cache(repo: str) -> bool:
 
 
 @functools.cache
-def _hub_trouble(repo: str) -> Exception | None:
+def hub_trouble(repo: str) -> Exception | None:
     """What stands between us and `repo` on the hub, asked once a process; None if nothing does."""
     try:
         HfApi().auth_check(repo)

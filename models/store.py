@@ -108,14 +108,18 @@ def read(path: Path, expected: dict[str, Any], remedy: str, tensor: str) -> Tens
     """
     try:
         content = torch.load(path, mmap=True, weights_only=True)
-        meta = content["meta"]
+        if not isinstance(content, dict):
+            raise TypeError("no dict")
+        meta = dict(content["meta"])
         result = content[tensor]
     except FileNotFoundError:
         raise UserError(f"{path} is missing; build it: {remedy}") from None
     except PermissionError:
         raise UserError(f"{path} may not be read; check its permissions") from None
     except Exception as error:  # noqa: BLE001 - whatever unpickling damaged bytes may raise
-        raise UserError(f"{path} is damaged ({type(error).__name__}); rebuild it: {remedy}") from None
+        raise UserError(
+            f"{path} is damaged ({type(error).__name__}); rebuild it: {remedy}"
+        ) from None
     difference = mismatch(meta, expected)
     if difference:
         raise UserError(f"{path} does not fit this run: {difference}; rebuild it: {remedy}")

@@ -48,8 +48,8 @@ def main(config: PrecomputeConfig) -> None:
     )
     if need + SPARE_BYTES > free:
         raise UserError(
-            f"{root} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: set LIMIT= to fewer "
-            "items, DTYPE=bfloat16, or KVS= to a folder on a larger disk"
+            f"{root} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: set LIMIT= to "
+            "fewer items, DTYPE=bfloat16, or KVS= to a folder on a larger disk"
         )
     start, written = time.perf_counter(), 0
     with tqdm(total=tokens, desc="precompute", unit="tok", unit_scale=True, disable=None) as bar:

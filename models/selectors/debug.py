@@ -18,8 +18,8 @@ class Selector(BaseSelector):
 
     Heads are concatenated, not averaged: ``softmax(Q_question·Kᵀ / √(H·D))`` with Q and K of width
     H·D (K repeated over its group), over documents and question, causal within the question, the
-    prefix left out. Summed over the question's rows, then average-pooled over 5 neighbours; the pool
-    counts its zero padding and so under-scores the two positions at either end, as published.
+    prefix left out. Summed over the question's rows, then average-pooled over 5 neighbours; the
+    pool counts its zero padding and so under-scores the two positions at either end, as published.
 
     Cost: the layers below the check layer on all rows, and one projection of them.
     """
@@ -32,8 +32,10 @@ class Selector(BaseSelector):
 
     def select(self, probe: Probe) -> Tensor:
         """``[k]`` positions."""
-        check = probe.check(self.check_layer)
         n, q = len(probe.candidates), probe.prompt.question[1] - probe.prompt.question[0]
+        if not n:  # no documents: nothing to pool over
+            return probe.candidates
+        check = probe.check(self.check_layer)
         scores = concatenated_attention(check.queries(q), check.keys)[:, :n].sum(0)
         pooled = avg_pool1d(scores[None], POOL, stride=1, padding=POOL // 2)[0]
         return probe.candidates[top_k(pooled, probe.budget)]

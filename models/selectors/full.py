@@ -1,4 +1,4 @@
-"""Full reuse: cached KVs side by side, only the question is computed. The lower end of the scale."""
+"""Full reuse: cached KVs side by side, only the question is computed; the scale's lower end."""
 
 from dataclasses import dataclass
 

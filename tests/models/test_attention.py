@@ -1,9 +1,19 @@
 """Gate 6: every attention back end equals masked SDPA, and that equals arithmetic done plainly."""
 
+import sys
+from typing import ClassVar
+
+import numpy as np
 import pytest
 import torch
 
-from models.attention import BACKENDS, CausalRows, MaskedRows, PackedSegments, choose_backend, rows_for
+from models.attention import (
+    CausalRows,
+    MaskedRows,
+    PackedSegments,
+    choose_backend,
+    rows_for,
+)
 from models.errors import UserError
 
 
@@ -28,17 +38,18 @@ def plainly(query, key, value, positions, scale):
     return out
 
 
+HERE = ["blocked", "sdpa"]
 CASES = {
     "scattered": [0, 3, 4, 17, 60, 61, 62, 63, 64, 99],
     "first": [0],
     "last": [99],
     "all": list(range(100)),
     "tail": list(range(70, 100)),
-    "two-blocks": list(range(0, 100, 2)) + [97, 99],
+    "two-blocks": [*range(0, 100, 2), 97, 99],
 }
 
 
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", HERE)
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_back_ends_agree_with_plain_arithmetic(backend, case):
     positions = torch.tensor(sorted(set(CASES[case])))
@@ -48,7 +59,7 @@ def test_back_ends_agree_with_plain_arithmetic(backend, case):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("backend", sorted(BACKENDS))
+@pytest.mark.parametrize("backend", HERE)
 def test_back_ends_agree_with_masked_sdpa_in_every_dtype(backend, dtype):
     positions = torch.randperm(700, generator=torch.Generator().manual_seed(0))[:333].sort().values
     query, key, value = tensors(333, 700, dtype)
@@ -81,6 +92,62 @@ def test_packed_segments_are_blind_to_each_other():
         start += length
 
 
-def test_unknown_back_end_is_told():
-    with pytest.raises(UserError, match="unknown attention back end 'flash'"):
-        choose_backend(torch.device("cpu"), "flash")
+class FakeFlashInfer:
+    """FlashInfer's contract in plain PyTorch and numpy: packed masks, bottom-right causality."""
+
+    calls: ClassVar[list[str]] = []
+
+    @staticmethod
+    def packbits(bits, bitorder):
+        return torch.from_numpy(np.packbits(bits.numpy(), bitorder=bitorder))
+
+    @classmethod
+    def single_prefill_with_kv_cache(
+        cls, q, k, v, *, kv_layout, sm_scale, backend, causal=False, packed_custom_mask=None
+    ):
+        assert kv_layout == "HND"
+        assert q.is_contiguous()
+        rows, keys = q.shape[0], k.shape[1]
+        if packed_custom_mask is None:
+            assert causal
+            mask = torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows)
+        else:
+            assert backend == "fa2"
+            bits = np.unpackbits(packed_custom_mask.numpy(), bitorder="little")[: rows * keys]
+            mask = torch.from_numpy(bits.astype(bool)).view(rows, keys)
+        cls.calls.append("causal" if packed_custom_mask is None else "packed")
+        group = q.shape[1] // k.shape[0]
+        logits = torch.einsum("rhd,hnd->hrn", q, k.repeat_interleave(group, 0)) * sm_scale
+        weights = logits.masked_fill(~mask, -torch.inf).softmax(-1)
+        return torch.einsum("hrn,hnd->rhd", weights, v.repeat_interleave(group, 0))
+
+
+@pytest.mark.parametrize("case", sorted(CASES))
+def test_flashinfer_is_called_by_its_contract(case, monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashinfer", FakeFlashInfer)
+    positions = torch.tensor(CASES[case])
+    query, key, value = tensors(len(positions), 100)
+    got = rows_for("flashinfer", positions, 100).attend(query, key, value, 0.2)
+    assert torch.allclose(got, MaskedRows(positions, 100).attend(query, key, value, 0.2), atol=1e-6)
+    tail = positions.tolist() == list(range(100 - len(positions), 100))
+    assert FakeFlashInfer.calls[-1] == ("causal" if tail else "packed")
+
+
+def test_back_ends_are_chosen_by_capability(monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_backend(cpu, torch.float32, 64) == "blocked"
+    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: None)
+    assert choose_backend(cuda, torch.bfloat16, 128) == "sdpa"
+    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    assert choose_backend(cuda, torch.bfloat16, 128) == "flashinfer"
+    assert choose_backend(cuda, torch.float32, 128) == "sdpa"
+    assert choose_backend(cuda, torch.bfloat16, 96) == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("requested", "message"),
+    [("flash", "unknown back end BACKEND=flash"), ("flashinfer", "needs a CUDA device")],
+)
+def test_a_back_end_that_cannot_be_had_is_told(requested, message):
+    with pytest.raises(UserError, match=message):
+        choose_backend(torch.device("cpu"), torch.float32, 64, requested)

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tests.conftest import Family, random_prompt
 from transformers import DynamicCache
 
 from models import gate, selectors
@@ -10,6 +9,7 @@ from models.capture import capture
 from models.gate import reader
 from models.rotary import rotate_keys_
 from models.spans import Prompt
+from tests.conftest import Family, random_prompt
 
 SINK = [1]
 FUSED = ["random", "blend", "debug"]

@@ -28,7 +28,7 @@ def http_error(kind):
 @pytest.fixture
 def hub(monkeypatch):
     """Set what the hub answers when asked for a repository: an exception, or None for access."""
-    source._hub_trouble.cache_clear()
+    source.hub_trouble.cache_clear()
 
     def answer(error):
         def auth_check(self, repo):
@@ -38,7 +38,7 @@ def hub(monkeypatch):
         monkeypatch.setattr(source.HfApi, "auth_check", auth_check)
 
     yield answer
-    source._hub_trouble.cache_clear()
+    source.hub_trouble.cache_clear()
 
 
 def test_aliases_lead_to_hub_ids_and_keep_their_name():

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 import transformers
 
-from data.session import Session
+from models.engine import Engine
+from models.load import LoadedModel
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine(session: Session) -> dict[str, Any]:
+def machine(device: torch.device) -> dict[str, Any]:
     """What must stay the same while one run's times are collected."""
-    device = session.loaded.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
@@ -29,13 +29,13 @@ def machine(session: Session) -> dict[str, Any]:
     }
 
 
-def environment(session: Session) -> dict[str, Any]:
+def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure."""
     return {
-        **machine(session),
-        "backend": session.engine.backend,
-        "dtype": str(session.loaded.dtype).removeprefix("torch."),
-        "device_type": session.loaded.device.type,
+        **machine(loaded.device),
+        "backend": engine.backend,
+        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "device_type": loaded.device.type,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -70,15 +70,15 @@ def peak_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def memory(session: Session, kv_bytes: int) -> dict[str, float]:
+def memory(loaded: LoadedModel, kv_bytes: int) -> dict[str, float]:
     """Peak memory beside what it is made of; ``allowed`` is weights + 1.5 KV + 1 GiB.
 
     Parameters
     ----------
     kv_bytes : KV bytes of the largest item.
     """
-    weights = sum(p.nbytes for p in session.loaded.model.parameters())
-    device = session.loaded.device
+    weights = sum(p.nbytes for p in loaded.model.parameters())
+    device = loaded.device
     cuda = device.type == "cuda"
     return {
         "peak": torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_mb(),

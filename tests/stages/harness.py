@@ -1,0 +1,230 @@
+"""A tiny model and tiny benchmark rows on disk, and ways to run the stages on them."""
+
+from __future__ import annotations
+
+import chunk.__main__ as chunk_stage
+import contextlib
+import hashlib
+import io
+import json
+import random
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+import eval.__main__ as eval_stage
+import precompute.__main__ as precompute_stage
+from data import datasets
+from data.cli import run
+from tests.conftest import build
+
+DATASET = "2wikimqa"
+STAGES = {
+    "chunk": (chunk_stage.ChunkConfig, chunk_stage.main),
+    "precompute": (precompute_stage.PrecomputeConfig, precompute_stage.main),
+    "eval": (eval_stage.EvalConfig, eval_stage.main),
+}
+VOCABULARY = 480
+CHAT_TEMPLATE = (
+    "{{ bos_token }}{% for message in messages %}<|{{ message['role'] }}|>\n"
+    "{{ message['content'] }}{{ eos_token }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+TEXT = """
+river bridge Ilka tower born in 1912 the a film of Port Anselm studio lake Orsel drama street by its
+composer wrote seven town north brother market; opened, closed Åsa 灯 and was old new
+"""
+WORDS = TEXT.split()
+# What a clock decides; everything else in a record must repeat.
+TIMES = {
+    "ttft_ms",
+    "ttft_parts_ms",
+    "ttft_parts_ready_ms",
+    "full_prefill_ms",
+    "tpot_ms",
+    "page_cache_dropped",
+}
+
+
+def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Rows in LongBench's schema: two to five short passages each."""
+    rng = random.Random(seed)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(WORDS, k=rng.randint(6, 14))).capitalize() + "."
+
+    rows = []
+    for number in range(count):
+        passages = [
+            f"Passage {p}:\n{' '.join(rng.choices(WORDS, k=2))}\n{sentence()} {sentence()}"
+            for p in range(1, rng.randint(3, 6))
+        ]
+        rows.append(
+            {
+                "input": f"Which {rng.choice(WORDS)} came first?",
+                "context": "\n".join(passages),
+                "answers": [rng.choice(WORDS), "the river"],
+                "length": 50,
+                "dataset": DATASET,
+                "language": "en",
+                "all_classes": None,
+                "_id": f"row-{number}",
+            }
+        )
+    return rows
+
+
+def write_rows(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    (folder / f"{DATASET}.jsonl").write_text(text, encoding="utf-8")
+    return folder
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE, trained on the rows and the benchmark's own instruction."""
+    dataset = datasets.get(DATASET)
+    texts = [row["context"] for row in make_rows(20)] + [dataset.instruction, dataset.question] * 3
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<pad>", "<s>", "</s>", "<|user|>", "<|assistant|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<|user|>", "<|assistant|>"],
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def make_model(folder: Path, seed: int = 7, **changes: Any) -> Path:
+    """A random Llama and its tokenizer, as a Hugging Face folder."""
+    settings = {"vocab_size": 512, "initializer_range": 0.12, **changes}
+    model = build("llama", **settings)
+    if seed != 7:  # the same shape, other weights
+        model.model.layers[0].mlp.down_proj.weight.mul_(1.5)
+    model.save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a stage ended and what it said."""
+
+    code: int
+    out: str
+    err: str
+
+
+@dataclass
+class Workplace:
+    """One model, one folder of rows, and folders of its own for what the stages make."""
+
+    root: Path
+    model: Path
+    rows: Path
+
+    def argv(self, stage: str, *options: Any) -> list[str]:
+        """The stage's command line; what ``options`` name overrides what is given here."""
+        given = {
+            "--model": self.model,
+            "--dataset": DATASET,
+            "--inputs": self.root / "inputs",
+            "--kvs": self.root / "kvs",
+            "--outputs": self.root / "outputs",
+        }
+        if stage == "chunk":
+            given |= {"--longbench-dir": self.rows, "--chunk_size": 24}
+        else:
+            given |= {"--device": "cpu", "--threads": 1}
+        if stage == "eval":
+            given |= {"--max-new-tokens": 4}
+        named = [str(option) for option in options]
+        rest = [str(x) for key, value in given.items() if key not in named for x in (key, value)]
+        return [f"{stage}/__main__.py", *rest, *named]
+
+    def run(self, stage: str, *options: Any) -> Outcome:
+        """Run a stage in this process, as ``python -m <stage>`` would."""
+        config, main = STAGES[stage]
+        out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
+        sys.argv = self.argv(stage, *options)
+        try:
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                run(config, main, stage)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            sys.argv = argv
+        return Outcome(code, out.getvalue(), err.getvalue())
+
+    def ok(self, stage: str, *options: Any) -> Outcome:
+        """Run a stage that must succeed."""
+        outcome = self.run(stage, *options)
+        assert outcome.code == 0, outcome.err
+        return outcome
+
+    @property
+    def inputs(self) -> Path:
+        """The inputs file."""
+        return next((self.root / "inputs").glob(f"*/{DATASET}.jsonl"))
+
+    @property
+    def kvs(self) -> Path:
+        """The folder of the items' KV folders."""
+        return next((self.root / "kvs").glob(f"*/{DATASET}"))
+
+    def kv_files(self) -> dict[str, Path]:
+        """Every item's ``kvs.pt`` by item id."""
+        files = self.kvs.glob("item_*/kvs.pt")
+        return {path.parent.name.removeprefix("item_"): path for path in files}
+
+    def ids(self) -> list[str]:
+        """Item ids in the order of the inputs."""
+        lines = self.inputs.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line)["id"] for line in lines]
+
+    def runs(self) -> dict[str, Path]:
+        """Run folders by method; the last one made where a method has several."""
+        folders = sorted((self.root / "outputs").glob(f"*/{DATASET}/*/"), key=_age)
+        return {folder.name.split("-")[0]: folder for folder in folders}
+
+    def result(self, method: str) -> dict[str, Any]:
+        return json.loads((self.runs()[method] / "result.json").read_text(encoding="utf-8"))
+
+
+def _age(folder: Path) -> int:
+    return (folder / "config.json").stat().st_mtime_ns
+
+
+def records(run_folder: Path) -> list[dict[str, Any]]:
+    """The records of a run, in the file's order."""
+    lines = (run_folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def timeless(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without what a clock decides."""
+    return {key: value for key, value in record.items() if key not in TIMES}
+
+
+def snapshot(root: Path) -> dict[str, str]:
+    """Every folder and file below ``root`` with a hash of its content."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        if path.is_file()
+        else "folder"
+        for path in sorted(root.rglob("*"))
+    }

@@ -1,0 +1,416 @@
+"""chunk → precompute → eval on a tiny model: what is written, kept, rebuilt and reported."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from data import datasets
+from models import store
+from models.timing import PARTS
+from tests.stages.harness import (
+    DATASET,
+    TIMES,
+    Workplace,
+    make_rows,
+    records,
+    snapshot,
+    timeless,
+    write_rows,
+)
+
+METHODS = ["no", "full", "cat", "random", "debug", "blend"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, prepared) -> Workplace:
+    """All methods, on copies of the prepared inputs and KVs."""
+    root = tmp_path_factory.mktemp("evaluated")
+    shutil.copytree(prepared.root, root, dirs_exist_ok=True)
+    place = Workplace(root, prepared.model, prepared.rows)
+    place.said = place.ok("eval", "--reuse", *METHODS).out
+    return place
+
+
+@pytest.fixture
+def done(evaluated, tmp_path) -> Workplace:
+    """The same, to be changed."""
+    shutil.copytree(evaluated.root, tmp_path / "done")
+    return Workplace(tmp_path / "done", evaluated.model, evaluated.rows)
+
+
+def strict(text: str):
+    """JSON as the standard has it: no NaN, no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+# Results
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_summary_has_the_keys_that_scripts_read(evaluated, method):
+    result = strict((evaluated.runs()[method] / "result.json").read_text())
+    assert result["n"] == len(result["items"]) == 5
+    assert result["metric"] == datasets.get(DATASET).metric
+    assert result["gate"]["passed"] is True
+    assert result["config"]["method"] == method
+    assert result["environment"]["torch"] == torch.__version__
+    numbers = [
+        result["score"],
+        result["kl_first"],
+        result["top1_agreement"],
+        *(
+            result["ttft_ms"][when][what]
+            for when in ("cold", "ready")
+            for what in ("median", "p95")
+        ),
+        *(result["ttft_parts_ms"][part] for part in PARTS),
+        result["full_prefill_ms"]["median"],
+        result["speedup"]["cold"],
+        result["speedup"]["ready"],
+        result["flop_limit"],
+        result["tpot_ms"]["median"],
+    ]
+    assert all(isinstance(number, float) for number in numbers)
+    assert PARTS == ("load", "transfer", "rotate", "select", "recompute", "head")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_item_has_its_figures(evaluated, method):
+    items = evaluated.result(method)["items"]
+    assert [item["id"] for item in items] == evaluated.ids()
+    assert items == records(evaluated.runs()[method])
+    for item in items:
+        assert {"score", "kl_first", "top1_agreement", "prediction", "answers"} <= item.keys()
+        assert item.keys() >= TIMES
+        assert item["kl_first"] >= 0
+        assert 0 <= item["top1_agreement"] <= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("when", ["cold", "ready"])
+def test_parts_sum_to_the_total(evaluated, method, when):
+    """Totals are measured by themselves: a busy machine may stretch one, but not most."""
+    result = evaluated.result(method)
+    name = {"cold": "ttft_parts_ms", "ready": "ttft_parts_ready_ms"}[when]
+    totals = [item["ttft_ms"][when] for item in result["items"]]
+    parts = [item[name] for item in result["items"]]
+    hidden = sorted(1 - sum(p.values()) / total for p, total in zip(parts, totals, strict=True))
+    assert hidden[0] > -1e-9
+    assert hidden[2] < 0.02
+    middle = sorted(totals)[2]
+    assert result["ttft_ms"][when]["median"] == pytest.approx(middle)
+    assert result[name] == pytest.approx(parts[totals.index(middle)])
+
+
+def test_the_summary_is_the_arithmetic_of_its_items(evaluated):
+    result = evaluated.result("debug")
+    items = result["items"]
+
+    def middle(values: list[float]) -> float:
+        return sorted(values)[len(values) // 2]
+
+    assert result["score"] == pytest.approx(sum(i["score"] for i in items) / 5)
+    assert result["kl_first"] == pytest.approx(sum(i["kl_first"] for i in items) / 5)
+    full = middle([i["full_prefill_ms"] for i in items])
+    assert result["full_prefill_ms"]["median"] == pytest.approx(full)
+    for when in ("cold", "ready"):
+        ttft = middle([i["ttft_ms"][when] for i in items])
+        assert result["ttft_ms"][when]["median"] == pytest.approx(ttft)
+        assert result["speedup"][when] == pytest.approx(full / ttft)
+    for name in ("score", "kl_first", "top1_agreement"):
+        low, high = result[f"{name}_ci95"]
+        assert low <= result[name] <= high
+
+
+def test_the_full_prefill_is_its_own_measure(evaluated):
+    result = evaluated.result("no")
+    assert result["speedup"] == {"cold": 1.0, "ready": 1.0}
+    assert result["flop_limit"] == 1.0
+    assert (result["kl_first"], result["top1_agreement"]) == (0.0, 1.0)
+    assert result["retention"] in (1.0, None)
+    assert all(i["recomputed"] == i["tokens"] for i in result["items"])
+
+
+def test_predictions_of_the_full_prefill_are_the_librarys(evaluated):
+    model = AutoModelForCausalLM.from_pretrained(evaluated.model, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(evaluated.model)
+    lines = [json.loads(line) for line in evaluated.inputs.read_text().splitlines()]
+    for line, record in zip(lines, evaluated.result("no")["items"], strict=True):
+        tokens = line["tokens"]
+        ids = [*tokens["prefix"], *chain(*tokens["chunks"]), *tokens["question"]]
+        out = model.generate(
+            torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=4,
+            do_sample=False,
+            pad_token_id=0,
+        )
+        text = tokenizer.decode(out[0, len(ids) :], skip_special_tokens=True)
+        assert record["prediction"] == text
+
+
+def test_how_much_every_method_recomputes(evaluated):
+    for method in METHODS:
+        for item in evaluated.result(method)["items"]:
+            question = item["question_tokens"]
+            documents = item["tokens"] - question - prefix_length(evaluated, item["id"])
+            expected = {"no": item["tokens"], "full": question, "cat": 1}
+            assert item["recomputed"] == expected.get(method, question + int(documents * 0.15))
+
+
+def prefix_length(place: Workplace, item_id: str) -> int:
+    lines = [json.loads(line) for line in place.inputs.read_text().splitlines()]
+    return next(len(line["tokens"]["prefix"]) for line in lines if line["id"] == item_id)
+
+
+def test_one_table_shows_all_methods(evaluated):
+    table = evaluated.said[evaluated.said.index("method") :]
+    shown = [line.split()[0] for line in table.splitlines()[1 : len(METHODS) + 1]]
+    assert shown == METHODS
+    for method in METHODS:
+        assert method in (evaluated.runs()[method] / "result.txt").read_text()
+
+
+def test_everything_recomputed_is_the_full_prefill(done):
+    done.ok("eval", "--reuse", "random", "debug", "blend", "--rate", "1")
+    answers = [item["prediction"] for item in done.result("no")["items"]]
+    for method in ("random", "debug", "blend"):
+        result = done.result(method)
+        assert result["config"]["options"]["rate"] == 1
+        assert result["kl_first"] < 1e-6
+        assert result["top1_agreement"] == 1
+        assert [item["prediction"] for item in result["items"]] == answers
+
+
+# Runs
+
+
+def test_a_second_run_adds_nothing(done):
+    before = {method: (path / "records.jsonl").read_bytes() for method, path in done.runs().items()}
+    done.ok("eval", "--reuse", *METHODS)
+    assert len(done.runs()) == len(METHODS)
+    for method, content in before.items():
+        assert (done.runs()[method] / "records.jsonl").read_bytes() == content
+
+
+def test_fresh_does_it_all_again(done):
+    old = records(done.runs()["debug"])
+    done.ok("eval", "--reuse", "debug", "--fresh", "true")
+    assert list(map(timeless, records(done.runs()["debug"]))) == list(map(timeless, old))
+    assert records(done.runs()["debug"]) != old  # times are measured anew
+
+
+def test_an_alias_is_the_same_run(done):
+    before = snapshot(done.root / "outputs").keys()
+    done.ok("eval", "--reuse", "a3", "cacheblend,debug")
+    assert snapshot(done.root / "outputs").keys() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--rate", "0.3"), {"random", "debug", "blend"}),
+        (("--check-layer", "2"), {"debug", "blend"}),
+        (("--blend-gap-source", "k"), {"blend"}),
+        (("--max-new-tokens", "3"), set(METHODS)),
+        (("--limit", "4"), set(METHODS)),
+    ],
+)
+def test_a_run_is_named_from_the_options_that_change_it_and_no_others(done, options, named):
+    before = {path.name for path in done.runs().values()}
+    done.ok("eval", "--reuse", *METHODS, *options)
+    after = {path.name for path in (done.root / "outputs").glob(f"*/{DATASET}/*")}
+    assert before <= after
+    assert {name.split("-")[0] for name in after - before} == named
+
+
+def test_a_smaller_limit_repeats_the_first_items(done):
+    whole = records(done.runs()["debug"])
+    done.ok("eval", "--reuse", "debug", "--limit", "2")
+    assert list(map(timeless, records(done.runs()["debug"]))) == list(map(timeless, whole[:2]))
+
+
+def test_results_do_not_depend_on_which_methods_run_together(done, prepared, place):
+    shutil.copytree(prepared.root, place.root, dirs_exist_ok=True)
+    place.ok("eval", "--reuse", "blend")
+    alone = records(place.runs()["blend"])
+    assert list(map(timeless, alone)) == list(map(timeless, records(done.runs()["blend"])))
+
+
+def test_bfloat16_works_end_to_end(done):
+    done.ok("precompute", "--dtype", "bfloat16")
+    done.ok("eval", "--reuse", "no", "debug", "--dtype", "bfloat16")
+    result = done.result("debug")
+    assert result["config"]["dtype"] == "bfloat16"
+    assert result["n"] == 5
+    kv = torch.load(done.kv_files()[done.ids()[0]])["kv"]
+    assert kv.dtype == torch.bfloat16
+
+
+# Inputs
+
+
+def chunks(place: Workplace) -> list[list[list[int]]]:
+    lines = place.inputs.read_text(encoding="utf-8").splitlines()
+    return [json.loads(line)["tokens"]["chunks"] for line in lines]
+
+
+def test_inputs_hold_what_the_benchmark_scores_with(prepared):
+    meta = json.loads(prepared.inputs.with_suffix(".meta.json").read_text())
+    assert meta["rows"] == meta["available"] == 5
+    assert meta["source"] == "folder"
+    assert meta["settings"]["chunk_size"] == 24
+    assert not meta["is_sample"]
+    for row, line in zip(make_rows(5), prepared.inputs.read_text().splitlines(), strict=True):
+        item = json.loads(line)
+        assert (item["question"], item["answers"]) == (row["input"], row["answers"])
+        assert {"id", "chunks", "all_classes", "length"} <= item.keys()
+        assert "".join(item["chunks"]) == row["context"] or "�" in "".join(item["chunks"])
+
+
+ONLY = ("--only-if-missing", "true")
+
+
+def kept(place: Workplace, *options: object) -> bool:
+    """Whether chunk leaves the inputs that are there; the harness's own chunk size is not named."""
+    before = snapshot(place.root)
+    stamp = place.inputs.stat().st_mtime_ns
+    place.ok("chunk", *ONLY, *options)
+    untouched = place.inputs.stat().st_mtime_ns == stamp
+    assert not untouched or snapshot(place.root) == before
+    return untouched
+
+
+def test_inputs_that_fit_are_kept(ready):
+    assert kept(ready)
+    assert kept(ready, "--limit", "3")
+    assert kept(ready, "--limit", "500")  # there are no more
+    assert kept(ready, "--chunking", "token", "--chunk_size", "24")
+    assert kept(ready, "--chat", "true")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--chunk_size", "25"),
+        ("--chunking", "passage"),
+        ("--max-length", "200"),
+        ("--chat", "false"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_rebuilt(ready, options):
+    assert not kept(ready, *options)
+    assert kept(ready, *options)
+
+
+def test_a_larger_limit_rebuilds_and_keeps_the_settings(ready):
+    ready.ok("chunk", "--limit", "2", "--chunk_size", "31")
+    assert len(ready.ids()) == 2
+    argv = ("--limit", "4", "--chunk_size", "31")
+    assert not kept(ready, *argv)
+    assert len(ready.ids()) == 4
+    assert max(len(chunk) for item in chunks(ready) for chunk in item) == 31
+
+
+def test_chunk_settings_that_are_not_named_stay(ready):
+    """What a later stage builds for itself keeps the chunk size that the user once named."""
+    argv = [word for word in ready.argv("chunk", *ONLY) if word not in ("--chunk_size", "24")]
+    before = snapshot(ready.root)
+    ready.argv = lambda stage, *options: argv
+    ready.ok("chunk")
+    assert snapshot(ready.root) == before
+
+
+def test_passages_become_chunks(place):
+    place.ok("chunk", "--chunking", "passage")
+    for row, item in zip(make_rows(5), chunks(place), strict=True):
+        assert len(item) == row["context"].count("Passage ")
+
+
+def test_max_length_is_the_prompts(place):
+    place.ok("chunk", "--max-length", "200")
+    lines = [json.loads(line) for line in place.inputs.read_text().splitlines()]
+    lengths = []
+    for line in lines:
+        tokens = line["tokens"]
+        lengths.append(
+            len(tokens["prefix"]) + len(tokens["question"]) + sum(map(len, tokens["chunks"]))
+        )
+    assert max(lengths) == 200
+    place.ok("precompute")
+
+
+# KVs
+
+
+def test_complete_kvs_are_left_alone(ready):
+    before = {path: path.stat().st_mtime_ns for path in ready.kv_files().values()}
+    assert "all 5 items are complete" in ready.ok("precompute").out
+    assert {path: path.stat().st_mtime_ns for path in ready.kv_files().values()} == before
+
+
+def test_only_what_is_missing_is_built(ready, prepared):
+    first, second, *_ = ready.ids()
+    shutil.rmtree(ready.kvs / f"item_{first}")
+    ready.kv_files()[second].write_bytes(b"nothing")
+    stamps = {path: path.stat().st_mtime_ns for path in ready.kv_files().values()}
+    assert "2 of 5" in ready.ok("precompute").out
+    assert snapshot(ready.kvs) == snapshot(prepared.kvs)
+    changed = [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp]
+    assert changed == [ready.kv_files()[second]]
+
+
+def test_an_item_does_not_depend_on_its_neighbours(place, prepared):
+    shutil.copytree(prepared.root / "inputs", place.root / "inputs")
+    for limit in range(1, 6):
+        place.ok("precompute", "--limit", limit)
+        assert len(place.kv_files()) == limit
+    assert snapshot(place.kvs) == snapshot(prepared.kvs)
+
+
+def test_surprisal_is_added_to_kvs_that_exist(ready):
+    kvs = {item: path.read_bytes() for item, path in ready.kv_files().items()}
+    ready.ok("precompute", "--surprisal", "true")
+    assert {item: path.read_bytes() for item, path in ready.kv_files().items()} == kvs
+    for item in ready.ids():
+        folder = ready.kvs / f"item_{item}"
+        content = torch.load(folder / store.SURPRISAL)
+        meta = torch.load(folder / store.KVS)["meta"]
+        assert content["meta"] == meta
+        assert content["chunk_ranges"] == meta["spans"][1:-1]
+        scores = content["scores"]
+        assert scores.dtype == torch.float32
+        assert len(scores) == meta["spans"][-1][1]
+        assert all(scores[start] == 0 for start, _ in content["chunk_ranges"])
+        assert (scores >= 0).all()
+
+
+def test_the_stored_tensor_is_what_the_design_says(prepared):
+    for path in prepared.kv_files().values():
+        content = torch.load(path, mmap=True, weights_only=True)
+        tokens = content["meta"]["spans"][-1][1]
+        assert content["kv"].shape == (2, 4, 2, tokens, 16)
+        assert content["kv"].dtype == torch.float32
+        assert torch.isfinite(content["kv"]).all()
+
+
+def test_rows_that_changed_make_another_run(ready, tmp_path):
+    rows = make_rows(5)
+    rows[2]["answers"] = ["something else"]
+    ready.rows = write_rows(tmp_path / "changed", rows)
+    ready.ok("chunk")
+    before = ready.runs()["full"]
+    ready.ok("eval", "--reuse", "full")
+    assert ready.runs()["full"] != before
+    assert Path(before / "result.json").exists()
