@@ -52,7 +52,7 @@ precompute: $(READY)  ## stage 2: encode every chunk once and keep its KVs (buil
 eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds stages 1 and 2 if missing)
 	$(call announce,eval)
 	@$(PY) -m chunk --only-if-missing $(CHUNK)
-	@$(PY) -m precompute $(PRECOMPUTE)
+	$(if $(filter-out no,$(or $(REUSE),debug)),@$(PY) -m precompute $(PRECOMPUTE))
 	@$(PY) -m eval $(EVAL)
 	$(remember)
 

@@ -39,6 +39,9 @@ class StageConfig:
     def __post_init__(self) -> None:
         if self.limit is not None and self.limit < 1:
             raise UserError(f"LIMIT={self.limit} asks for no items; give 1 or more")
+        for name in ("inputs", "kvs", "outputs"):
+            if not getattr(self, name):
+                raise UserError(f"{name.upper()}= names no folder; leave it out for {name}/")
 
 
 class _Parser(HfArgumentParser):

@@ -79,13 +79,15 @@ def item_path(folder: str | Path, model: str, dataset: str) -> Path:
 
 def safe_ids(ids: Iterable[Any]) -> list[str]:
     """Row ids as folder names: other characters become ``-``, repeated ids get a number."""
-    seen: dict[str, int] = {}
-    result = []
+    result: dict[str, None] = {}
     for index, raw in enumerate(ids):
         name = re.sub(r"[^A-Za-z0-9._-]+", "-", str(raw)).strip(".-")[:80] or str(index)
-        count = seen[name] = seen.get(name, 0) + 1
-        result.append(name if count == 1 else f"{name}-{count}")
-    return result
+        unique, count = name, 1
+        while unique in result:  # a numbered name may itself be another row's id
+            count += 1
+            unique = f"{name}-{count}"
+        result[unique] = None
+    return list(result)
 
 
 def write(path: Path, rows: Sequence[dict[str, Any]], meta: dict[str, Any]) -> None:

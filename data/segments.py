@@ -69,14 +69,17 @@ class Splitter:
         ------
         UserError : even without any context the question does not fit.
         """
-        question = encode(self.tokenizer, self.dataset.ask(row["input"]) + self.frame.footer_text)
+        question = encode(self.tokenizer, self.dataset.ask(row["input"]), foreign=True)
+        question += self.frame.footer
         room = self.settings.max_length - len(self.prefix) - len(question)
         if room < 0:
             raise UserError(
                 f"{self.dataset.name} item {row['_id']}: instruction and question alone take "
                 f"{len(self.prefix) + len(question)} tokens, more than MAX_LENGTH allows; raise it"
             )
-        pieces = [encode(self.tokenizer, text) for text in self._texts(row["context"])]
+        pieces = [
+            encode(self.tokenizer, text, foreign=True) for text in self._texts(row["context"])
+        ]
         pieces = drop_middle(pieces, room)
         if self.settings.chunking == "token":
             pieces = [chunk for piece in pieces for chunk in self._cut(piece)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,9 @@ class ModelConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.threads is not None and self.threads < 1:
-            raise UserError(f"THREADS={self.threads} must be at least 1")
+        cores = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise UserError(f"THREADS={self.threads}: give 1 to {cores}, the cores of this machine")
 
 
 @dataclass
@@ -42,7 +44,7 @@ class Session:
 
     source: ModelSource
     tokenizer: PreTrainedTokenizerBase
-    tokenizer_print: str
+    tokenizer_fingerprint: str
     loaded: LoadedModel
     engine: Engine
     inputs: Inputs
@@ -55,7 +57,7 @@ class Session:
             item.prompt,
             model=self.source.name,
             weights=self.loaded.fingerprint,
-            tokenizer=self.tokenizer_print,
+            tokenizer=self.tokenizer_fingerprint,
             chunking=self.inputs.chunk_meta,
         )
 
@@ -97,8 +99,8 @@ def begin(config: ModelConfig) -> Session:
     if found.note:
         print(f"*** {found.note} ***", file=sys.stderr)
     tokenizer = load_tokenizer(source)
-    tokenizer_print = fingerprint(tokenizer)
-    if found.meta["tokenizer"] != tokenizer_print:
+    tokenizer_fingerprint = fingerprint(tokenizer)
+    if found.meta["tokenizer"] != tokenizer_fingerprint:
         raise UserError(f"{path} was made with another tokenizer; rebuild it: {remedy}")
     loaded = load(source, tokenizer, config.device, config.dtype)
     for item in found.items:
@@ -108,4 +110,4 @@ def begin(config: ModelConfig) -> Session:
                 f"{loaded.max_positions}; rebuild the inputs: {remedy}"
             )
     engine = Engine(loaded.model, config.backend)
-    return Session(source, tokenizer, tokenizer_print, loaded, engine, found, config)
+    return Session(source, tokenizer, tokenizer_fingerprint, loaded, engine, found, config)

@@ -79,7 +79,7 @@ def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
     identity = {
         "model": session.source.name,
         "weights": session.loaded.fingerprint,
-        "tokenizer": session.tokenizer_print,
+        "tokenizer": session.tokenizer_fingerprint,
         "dataset": config.dataset,
         "version": evaluator.dataset.version,
         "source": session.inputs.meta["source"],

@@ -35,6 +35,8 @@ class EvalConfig(ModelConfig):
             raise UserError(f"RATE={self.rate} is outside [0, 1]")
         if self.check_layer < 0:
             raise UserError(f"CHECK_LAYER={self.check_layer} must be at least 0")
+        if self.seed < 0:
+            raise UserError(f"SEED={self.seed} must be at least 0")
         if self.max_new_tokens is not None and self.max_new_tokens < 1:
             raise UserError(f"MAX_NEW_TOKENS={self.max_new_tokens} must be at least 1")
 

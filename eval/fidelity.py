@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 
@@ -26,5 +27,5 @@ def agreement(logits: Tensor, answer: Sequence[int]) -> float:
     logits : ``[len(answer), vocabulary]``, row ``i`` predicts ``answer[i]``.
     answer : the full prefill's own greedy tokens, its stop token included.
     """
-    hits = (logits.argmax(-1).cpu() == logits.new_tensor(answer).long().cpu()).sum()
+    hits = (logits.argmax(-1).cpu() == torch.tensor(answer)).sum()
     return float(hits) / len(answer)

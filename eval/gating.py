@@ -23,7 +23,7 @@ def checked(session: Session) -> dict[str, Any]:
     path = Path(session.config.outputs) / session.source.name / "gate.json"
     key = {
         "weights": session.loaded.fingerprint,
-        "tokenizer": session.tokenizer_print,
+        "tokenizer": session.tokenizer_fingerprint,
         "dtype": str(session.loaded.dtype),
         "backend": session.engine.backend,
         **machine(session.loaded.device),

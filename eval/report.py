@@ -41,7 +41,8 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     if first["note"]:
         lines += [f"*** {first['note']} ***", ""]
     lines += [
-        f"{config['model']} on {config['dataset']}: {first['n']} items, "
+        f"{config['model']} on {config['dataset']}: {first['n']} of "
+        f"{first['inputs']['available']} items, "
         f"{first['tokens']['median']:.0f} tokens in the median; {config['dtype']}, "
         f"{config['backend']} attention, {env['device']}, {env['threads']} threads",
         f"full prefill: {first['full_prefill_ms']['median']:.0f} ms TTFT in the median, "

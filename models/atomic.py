@@ -47,10 +47,9 @@ def disk_errors(path: Path) -> Iterator[None]:
         if refusal is None:
             raise
         full = refusal.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full" if full else refusal.strerror
+        reason = "the disk is full; make room there, or" if full else f"{refusal.strerror};"
         raise UserError(
-            f"cannot write {path}: {reason}; make room there or name another folder "
-            "(INPUTS=, KVS=, OUTPUTS=)"
+            f"cannot write {path}: {reason} name another folder (INPUTS=, KVS=, OUTPUTS=)"
         ) from error
 
 

@@ -18,7 +18,7 @@ from models.selectors import make
 from models.spans import Prompt
 from models.timing import Stopwatch
 
-TOLERANCE = {torch.float32: 2e-3, torch.bfloat16: 1.0, torch.float16: 0.25}
+TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.25}
 MAX_TOKENS = 1024
 ANSWER_TOKENS = 8
 METHODS = ("random", "debug", "blend")

@@ -53,6 +53,7 @@ def describe(
         "dtype": str(modules.dtype).removeprefix("torch."),
         "rope": {key: rope[key] for key in sorted(rope)},
         "chunking": dict(chunking),
+        "shape": [2, *modules.cache_shape[:2], len(prompt), modules.head_dim],
         "spans": [list(span) for span in prompt.segments],
         "tokens": prompt.sha256(),
         "libraries": {
@@ -112,6 +113,9 @@ def read(path: Path, expected: dict[str, Any], remedy: str, tensor: str) -> Tens
             raise TypeError("no dict")
         meta = dict(content["meta"])
         result = content[tensor]
+        shape = meta["shape"] if tensor == "kv" else meta["shape"][3:4]
+        if list(result.shape) != shape:
+            raise ValueError(f"shape {list(result.shape)}, its meta says {shape}")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; build it: {remedy}") from None
     except PermissionError:

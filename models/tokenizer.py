@@ -61,9 +61,13 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of `text` and nothing else: no BOS, no EOS."""
-    return tokenizer.encode(text, add_special_tokens=False)
+def encode(tokenizer: PreTrainedTokenizerBase, text: str, foreign: bool = False) -> list[int]:
+    """The ids of `text` and nothing else: no BOS, no EOS.
+
+    In `foreign` text, a document or a question, the name of a special token is ordinary text: an
+    `<|im_end|>` in a web page must not end the user's turn.
+    """
+    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=foreign)
 
 
 def frame(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool) -> Frame:

@@ -129,9 +129,11 @@ def test_chunk_options_that_cannot_be(ready, option, value, says):
     [
         (("--max-new-tokens", "0"), "MAX_NEW_TOKENS=0"),
         (("--check-layer", "-1"), "CHECK_LAYER=-1"),
+        (("--seed", "-1"), "SEED=-1"),
         (("--reuse", "blend", "--blend-gap-source", "q"), "k or v"),
         (("--reuse", ","), "REUSE"),
         (("--threads", "0"), "THREADS=0"),
+        (("--threads", "100000"), "THREADS=100000"),
         (("--device", "gpu9"), "device"),
         (("--dtype", "int8"), "dtype"),
         (("--backend", "magic"), "blocked"),

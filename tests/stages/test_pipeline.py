@@ -193,6 +193,24 @@ def test_everything_recomputed_is_the_full_prefill(done):
         assert [item["prediction"] for item in result["items"]] == answers
 
 
+def test_random_is_seeded_by_run_and_item(place, tmp_path):
+    """Twins under two ids: the control chooses anew for each, and the same again when repeated."""
+    row = make_rows(1)[0]
+    place.rows = write_rows(tmp_path / "twins", [row, row | {"_id": "twin"}])
+    place.ok("chunk")
+    place.ok("precompute")
+
+    def chosen(method: str, *options: object) -> list[str]:
+        place.ok("eval", "--reuse", "random", "debug", "--rate", "0.3", *options)
+        return [item["selected_sha256"] for item in place.result(method)["items"]]
+
+    first, twin = chosen("random")
+    assert first != twin
+    assert chosen("random", "--fresh", "true") == [first, twin]
+    assert set(chosen("random", "--seed", "1")).isdisjoint([first, twin])
+    assert len(set(chosen("debug"))) == 1
+
+
 # Runs
 
 
