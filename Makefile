@@ -51,6 +51,7 @@ precompute: $(READY)  ## stage 2: encode every chunk once and keep its KVs (buil
 
 eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds stages 1 and 2 if missing)
 	$(call announce,eval)
+	@$(PY) -m eval --check-options $(EVAL)
 	@$(PY) -m chunk --only-if-missing $(CHUNK)
 	$(if $(filter-out no,$(or $(REUSE),debug)),@$(PY) -m precompute $(PRECOMPUTE))
 	@$(PY) -m eval $(EVAL)

@@ -60,8 +60,8 @@ class Inputs:
         if not self.meta["is_sample"]:
             return None
         return (
-            f"BUILT-IN SAMPLE, NOT THE BENCHMARK: {self.meta['dataset']} here is "
-            f"{self.meta['available']} rows written for kvfuse; its scores compare with nothing"
+            f"BUILT-IN SAMPLE, NOT THE BENCHMARK: {self.meta['available']} rows written for kvfuse "
+            f"stand in for {self.meta['dataset']}; no score compares with a published one"
         )
 
     def fingerprint(self) -> str:

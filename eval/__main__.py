@@ -27,6 +27,8 @@ from models.selectors import FULL_PREFILL
 
 def main(config: EvalConfig) -> None:
     """Evaluate every method on every item; finished items of earlier runs are not done again."""
+    if config.check_options:
+        return
     session = begin(config)
     dataset = datasets.get(config.dataset)
     evaluator = Evaluator(session, dataset, config)
@@ -59,8 +61,8 @@ def check_room(session: Session, max_new_tokens: int) -> None:
     if len(longest.prompt) > room:
         raise UserError(
             f"item {longest.id} has {len(longest.prompt)} tokens; with "
-            f"MAX_NEW_TOKENS={max_new_tokens} the model holds {room}: lower it, "
-            f"or rebuild the inputs with make chunk MAX_LENGTH={room}"
+            f"MAX_NEW_TOKENS={max_new_tokens} the model holds {max(room, 0)}: lower it"
+            + (f", or rebuild the inputs: make chunk MAX_LENGTH={room}" if room > 0 else "")
         )
 
 

@@ -23,6 +23,7 @@ class EvalConfig(ModelConfig):
     blend_gap_source: str = option("v", "what blend compares: v (values) or k (post-RoPE keys)")
     max_new_tokens: int | None = option(None, "answer length; as the benchmark says by default")
     seed: int = option(0, "seed of the random control and of the bootstrap")
+    check_options: bool = option(False, "only check these options, before a long stage 2")
     fresh: bool = option(False, "throw earlier results of these runs away and start over")
 
     def __post_init__(self) -> None:
