@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "metric": (str,),
     "first_line": (bool,),
     "passage_pattern": (str, type(None)),
+    "suite": (str,),
+    "group": (str,),
+    "answer_prefix": (str,),
+    "extra_metrics": (list,),
+    "parameters": (dict,),
 }
-_CHOICES = {"source": ("longbench", "hotpotqa_pack"), "language": ("en", "zh")}
+_CHOICES = {
+    "source": ("longbench", "hotpotqa_pack", "needle", "ruler"),
+    "language": ("en", "zh", "code"),
+}
 
 
 @dataclass(frozen=True)
@@ -38,6 +46,10 @@ class Dataset:
     entry of `eval.metrics.METRICS`, `first_line` scores only the answer's first line.
     `passage_pattern` is a regular expression (multi-line mode) for the start of a passage, None
     where there are none.
+
+    `suite` is the benchmark that the task belongs to and `group` its part of it, for averages.
+    `answer_prefix` begins the answer for the model, after the chat footer. `extra_metrics` are
+    recorded beside the score. `parameters` are those of the rows' generator.
     """
 
     name: str
@@ -51,6 +63,11 @@ class Dataset:
     metric: str
     first_line: bool
     passage_pattern: str | None
+    suite: str = ""
+    group: str = ""
+    answer_prefix: str = ""
+    extra_metrics: list[str] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
 
     def ask(self, text: str) -> str:
         """The prompt's part after the context, with `text` (a row's `input`) put in its place."""
@@ -99,13 +116,15 @@ def _entry(path: Path, name: str, entry: Any) -> Dataset:
     where = f"{path}: dataset {name!r}"
     if not isinstance(entry, dict):
         raise UserError(f"{where} must be a mapping of settings; mend the file")
-    expected = [field.name for field in fields(Dataset) if field.name != "name"]
+    known = [item for item in fields(Dataset) if item.name != "name"]
+    expected = [item.name for item in known]
     for key in entry:
         if key not in expected:
             near = difflib.get_close_matches(str(key), expected, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"allowed: {', '.join(expected)}"
             raise UserError(f"{where} has an unknown key {key!r}; {hint}")
-    missing = [key for key in expected if key not in entry]
+    required = [i.name for i in known if i.default is MISSING and i.default_factory is MISSING]
+    missing = [key for key in required if key not in entry]
     if missing:
         raise UserError(f"{where} lacks {', '.join(missing)}; add it to the entry")
     for key, value in entry.items():

@@ -70,7 +70,7 @@ class Splitter:
         UserError : even without any context the question does not fit.
         """
         question = encode(self.tokenizer, self.dataset.ask(row["input"]), foreign=True)
-        question += self.frame.footer
+        question += self.frame.footer + encode(self.tokenizer, self.dataset.answer_prefix)
         room = self.settings.max_length - len(self.prefix) - len(question)
         if room < 0:
             raise UserError(

@@ -1,0 +1,36 @@
+"""What a reader or a generator of rows is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Request:
+    """Which rows are wanted, and how long a prompt they make.
+
+    Attributes
+    ----------
+    measure : tokens of a row's whole prompt, chat frame and instruction included, nothing truncated.
+    room : tokens that a prompt may have beside its answer (``MAX_LENGTH``, or the model's reach).
+    limit : the first so many rows, None for all.
+    longbench_dir, ruler_dir : folders that hold a benchmark's own files; None looks elsewhere.
+    haystack : folder of text files for generated contexts; None takes the data pack's essays.
+    sample : whether the built-in sample may stand in for a benchmark.
+    lengths : prompt lengths in tokens for generated rows; empty chooses them from ``room``.
+    depths : where needles go, in percent of the context; empty chooses a grid.
+    seed : of generated rows.
+    """
+
+    measure: Callable[[dict[str, Any]], int]
+    room: int
+    limit: int | None = None
+    longbench_dir: str | None = None
+    ruler_dir: str | None = None
+    haystack: str | None = None
+    sample: bool = True
+    lengths: tuple[int, ...] = ()
+    depths: tuple[float, ...] = ()
+    seed: int = 0
