@@ -25,7 +25,9 @@ MACHINE = $(call option,DEVICE,device) $(call option,DTYPE,dtype) $(call option,
 	$(call option,THREADS,threads)
 CHUNK = $(WHAT) $(FOLDERS) $(call option,CHUNKING,chunking) $(call option,CHUNK_SIZE,chunk-size) \
 	$(call option,MAX_LENGTH,max-length) $(call option,CHAT,chat) $(call option,SAMPLE,sample) \
-	$(call option,LONGBENCH_DIR,longbench-dir)
+	$(call option,LONGBENCH_DIR,longbench-dir) $(call option,RULER_DIR,ruler-dir) \
+	$(call option,LENGTHS,lengths) $(call option,DEPTHS,depths) $(call option,HAYSTACK,haystack) \
+	$(call option,DATA_SEED,data-seed)
 PRECOMPUTE = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,SURPRISAL,surprisal)
 EVAL = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,REUSE,reuse) $(call option,RATE,rate) \
 	$(call option,MAX_NEW_TOKENS,max-new-tokens) $(call option,CHECK_LAYER,check-layer) \
@@ -60,9 +62,12 @@ eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds
 report: $(READY)  ## tables over all finished runs of MODEL on DATASET
 	@$(PY) -m eval.report $(WHAT) $(FOLDERS)
 
-demo: $(READY)  ## the whole pipeline on the embedded model and 20 HotpotQA questions, a table at the end
-	@$(MAKE) --no-print-directory eval MODEL=smollm2-135m DATASET=hotpotqa_distractor LIMIT=20 \
-		REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null
+DEMO := MODEL=smollm2-135m REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null
+
+demo: $(READY)  ## the whole pipeline on the embedded model: a needle grid and 20 HotpotQA questions
+	@$(MAKE) --no-print-directory eval $(DEMO) DATASET=needle \
+		LENGTHS="300 400 500 600" CHUNK_SIZE=32
+	@$(MAKE) --no-print-directory eval $(DEMO) DATASET=hotpotqa_distractor LIMIT=20
 
 ##@ Trust
 gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, and print the distances
@@ -115,6 +120,10 @@ help:  ## this list
 #?   MAX_LENGTH        tokens of a prompt at most (the model's room)
 #?   CHAT              1 or 0: use the chat template (as the benchmark says)
 #?   LONGBENCH_DIR     folder with LongBench's files, plain or compressed
+#?   RULER_DIR         folder with files of RULER's own generator
+#?   LENGTHS DEPTHS    grid of generated rows: prompt tokens, needle depths in percent
+#?   HAYSTACK          folder of text for generated rows (Paul Graham's essays)
+#?   DATA_SEED         seed of generated rows (0)
 #?   SAMPLE            0 refuses the built-in sample where LongBench cannot be had
 #?   SURPRISAL         1 keeps each token's surprisal beside its KVs
 #?   REUSE             methods: no full cat random debug blend (a3 and cacheblend are aliases)

@@ -9,16 +9,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from tqdm import tqdm
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from data import datasets, inputs
 from data.cli import StageConfig, option, run
+from data.datasets import Dataset
+from data.request import Request
 from data.rows import load_rows
 from data.segments import Splitter, Splitting
 from models.errors import UserError
 from models.load import check_supported, max_positions
-from models.source import fetch, resolve
+from models.source import ModelSource, fetch, resolve
 from models.tokenizer import fingerprint, frame, load_tokenizer
+
+GENERATED = ("needle", "ruler")
+SCORED_WITH = ("depth", "context_length", "task")
 
 
 @dataclass
@@ -30,38 +35,69 @@ class ChunkConfig(StageConfig):
     max_length: int | None = option(None, "tokens of a prompt; the model's room by default")
     chat: bool | None = option(None, "use the chat template; as the benchmark says by default")
     longbench_dir: str | None = option(None, "folder with LongBench's files, plain or compressed")
+    ruler_dir: str | None = option(None, "folder with files of RULER's own generator")
+    lengths: list[int] = option([], "prompt lengths of generated rows; the model's reach else")
+    depths: list[float] = option([], "needle depths in percent; 0 25 50 75 100 by default")
+    haystack: str | None = option(None, "folder of text for generated rows; essays by default")
+    data_seed: int | None = option(None, "seed of generated rows, 0 by default")
     sample: bool = option(True, "allow the built-in sample where LongBench cannot be had")
     only_if_missing: bool = option(False, "keep inputs that exist and fit the options named")
 
 
 def main(config: ChunkConfig) -> None:
-    """Build the inputs, or keep those that fit."""
-    dataset = datasets.get(config.dataset)
+    """Build the inputs of every dataset named, or keep those that fit."""
     source = resolve(config.model)
-    path = inputs.item_path(config.inputs, source.name, dataset.name)
-    existing = inputs.read_meta(path) if config.only_if_missing and path.is_file() else None
+    chosen = datasets.expand(config.dataset)
     tokenizer = load_tokenizer(source)
     model_config = fetch(source, AutoConfig.from_pretrained)
     check_supported(model_config)
-    chat = dataset.chat if config.chat is None else config.chat
+    for dataset in chosen:
+        chunk(config, dataset, source, tokenizer, model_config)
+
+
+def chunk(
+    config: ChunkConfig,
+    dataset: Dataset,
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase,
+    model_config: PreTrainedConfig,
+) -> None:
+    """Build one dataset's inputs."""
+    path = inputs.item_path(config.inputs, source.name, dataset.name)
+    existing = inputs.read_meta(path) if config.only_if_missing and path.is_file() else None
     settings = resolve_settings(config, dataset, model_config, existing)
-    framing = frame(tokenizer, model_config, chat)
+    framing = frame(tokenizer, model_config, settings.chat)
+    generation = resolve_generation(config, dataset, existing)
     meta: dict[str, Any] = {
         "dataset": dataset.name,
         "version": dataset.version,
         "model": source.name,
         "tokenizer": fingerprint(tokenizer),
         "settings": asdict(settings),
+        "generation": generation,
         "sink": framing.sink,
     }
     if existing and _fits(existing, meta, config):
         print(f"chunk: {path} has {existing['rows']} items already")
         return
     splitter = Splitter(dataset, tokenizer, framing, settings)
-    found = load_rows(dataset, config.limit, config.longbench_dir, config.sample)
+    request = Request(
+        measure=splitter.measure,
+        room=settings.max_length,
+        limit=config.limit,
+        longbench_dir=config.longbench_dir,
+        ruler_dir=config.ruler_dir,
+        sample=config.sample,
+        lengths=tuple(generation.get("lengths", ())),
+        depths=tuple(generation.get("depths", ())),
+        haystack=generation.get("haystack"),
+        seed=generation.get("data_seed", 0),
+    )
+    found = load_rows(dataset, request)
     ids = inputs.safe_ids(row["_id"] for row in found.rows)
     rows, truncated = [], 0
-    for item_id, row in zip(ids, tqdm(found.rows, "chunk", unit="item", disable=None), strict=True):
+    bar = tqdm(found.rows, dataset.name, unit="item", disable=None)
+    for item_id, row in zip(ids, bar, strict=True):
         prompt = splitter.prompt(row)
         truncated += len(prompt) == settings.max_length
         rows.append(_line(item_id, row, prompt, tokenizer))
@@ -73,18 +109,20 @@ def main(config: ChunkConfig) -> None:
         "rows": len(rows),
         "truncated": truncated,
     }
+    if not rows:
+        raise UserError(f"{dataset.name} has no rows; give another LIMIT, LENGTHS or folder")
     inputs.write(path, rows, meta)
     lengths = sorted(sum(map(len, _segments(row))) for row in rows)
     print(
-        f"chunk: {len(rows)} of {found.available} items from the {found.source} -> {path} "
-        f"({lengths[len(lengths) // 2]} tokens in the median, {lengths[-1]} at most, "
+        f"chunk: {dataset.name}: {len(rows)} of {found.available} items from the {found.source} "
+        f"-> {path} ({lengths[len(lengths) // 2]} tokens in the median, {lengths[-1]} at most, "
         f"{truncated} truncated)"
     )
 
 
 def resolve_settings(
     config: ChunkConfig,
-    dataset: datasets.Dataset,
+    dataset: Dataset,
     model_config: PreTrainedConfig,
     existing: dict[str, Any] | None,
 ) -> Splitting:
@@ -101,8 +139,12 @@ def resolve_settings(
         named = getattr(config, name)
         return named if named is not None else before.get(name, default)
 
+    chunking = pick("chunking", "token")
+    if chunking == "passage" and dataset.passage_pattern is None:
+        print(f"chunk: {dataset.name} has no passages, so it is split by tokens")
+        chunking = "token"
     settings = Splitting(
-        chunking=pick("chunking", "token"),
+        chunking=chunking,
         chunk_size=pick("chunk_size", 512),
         max_length=pick("max_length", room),
         chat=pick("chat", dataset.chat),
@@ -115,16 +157,29 @@ def resolve_settings(
     return settings
 
 
+def resolve_generation(
+    config: ChunkConfig, dataset: Dataset, existing: dict[str, Any] | None
+) -> dict[str, Any]:
+    """What generated rows are made from; nothing for rows that are read."""
+    if dataset.source not in GENERATED:
+        return {}
+    settings: dict[str, Any] = {"lengths": [], "depths": [], "haystack": None, "data_seed": 0}
+    settings |= (existing or {}).get("generation", {})
+    named = {name: getattr(config, name) for name in settings}
+    return settings | {name: value for name, value in named.items() if value not in (None, [])}
+
+
 def _fits(existing: dict[str, Any], wanted: dict[str, Any], config: ChunkConfig) -> bool:
     """Whether inputs that exist are what this call would build, or hold it."""
     enough = existing["rows"] >= min(config.limit or 1, existing["available"])
     sample_unwanted = existing["is_sample"] and (not config.sample or config.longbench_dir)
-    return enough and not sample_unwanted and all(existing[k] == wanted[k] for k in wanted)
+    return enough and not sample_unwanted and all(existing.get(k) == wanted[k] for k in wanted)
 
 
 def _line(item_id: str, row: dict[str, Any], prompt: Any, tokenizer: Any) -> dict[str, Any]:
     prefix, *chunks, question = [list(prompt.ids[slice(*span)]) for span in prompt.segments]
     return {
+        **{name: row[name] for name in SCORED_WITH if name in row},
         "id": item_id,
         "chunks": [tokenizer.decode(chunk) for chunk in chunks],
         "question": row["input"],

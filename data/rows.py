@@ -5,8 +5,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import hotpotqa, longbench
+from data import hotpotqa, longbench, needle, ruler
 from data.datasets import Dataset
+from data.request import Request
 from models.errors import UserError
 
 SAMPLE_DIR = Path(__file__).resolve().parent / "samples"
@@ -17,8 +18,9 @@ class Rows:
     """Rows in LongBench's schema and where they came from.
 
     `rows` are dicts with input, context, answers, length, dataset, language, all_classes, _id.
-    `source` is "folder", "hub", "data pack" or "built-in sample"; `where` is the file, or the hub
-    repository and revision; `available` counts the rows there before `LIMIT` cut them.
+    `source` is "folder", "hub", "data pack", "generator" or "built-in sample"; `where` is the
+    file, or the hub repository and revision; `available` counts the rows there, uncut
+    by `LIMIT`.
     """
 
     rows: list[dict]
@@ -28,22 +30,24 @@ class Rows:
     available: int
 
 
-def load_rows(
-    dataset: Dataset, limit: int | None, longbench_dir: str | None = None, sample: bool = True
-) -> Rows:
-    """The first `limit` rows (None: all) of `dataset`.
+def load_rows(dataset: Dataset, request: Request) -> Rows:
+    """The rows of `dataset` that `request` asks for.
 
     LongBench is looked for in `longbench_dir` (or the environment's LONGBENCH_DIR), then on the
     Hugging Face hub, then among the built-in samples, which are announced on stderr and refused
     where `sample` is false. A folder that was named is never passed over. Raises UserError for a
-    limit below 1, a place that lacks the task, a bad row, or rows that cannot be had.
+    place that lacks the task, a bad row, or rows that cannot be had.
     """
-    if limit is not None and limit < 1:
-        raise UserError(f"LIMIT={limit} asks for no rows; give 1 or more, or leave it out for all")
+    generators = {"ruler": ruler.generate, "needle": needle.generate}
+    if dataset.source in generators:
+        rows, available, where = generators[dataset.source](dataset, request)
+        source = "folder" if dataset.source == "ruler" and request.ruler_dir else "generator"
+        return Rows(rows, source, where, False, available)
+    limit = request.limit
     if dataset.source == "hotpotqa_pack":
         rows, available, where = hotpotqa.from_pack(dataset.name, limit)
         return Rows(rows, "data pack", where, False, available)
-    folder = longbench_dir or os.environ.get("LONGBENCH_DIR")
+    folder = request.longbench_dir or os.environ.get("LONGBENCH_DIR")
     if folder:
         rows, where = longbench.from_folder(Path(folder).expanduser(), dataset.name)
         return Rows(rows[:limit], "folder", where, False, len(rows))
@@ -51,12 +55,14 @@ def load_rows(
         rows, where = longbench.from_hub(dataset.name)
         return Rows(rows[:limit], "hub", where, False, len(rows))
     except longbench.HubUnavailable as error:
-        return _built_in(dataset.name, limit, sample, str(error))
+        return _built_in(dataset, limit, request.sample, str(error))
 
 
-def _built_in(name: str, limit: int | None, allowed: bool, reason: str) -> Rows:
+def _built_in(dataset: Dataset, limit: int | None, allowed: bool, reason: str) -> Rows:
+    """The sample that we wrote; LongBench-E's tasks share that of their LongBench namesake."""
+    name = dataset.name
     remedy = "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online"
-    path = SAMPLE_DIR / f"{name}.jsonl"
+    path = SAMPLE_DIR / f"{name.removesuffix('_e')}.jsonl"
     if not allowed:
         raise UserError(
             f"{name}: LongBench cannot be had from the hub ({reason}) and SAMPLE=0 refuses the "

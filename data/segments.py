@@ -69,8 +69,7 @@ class Splitter:
         ------
         UserError : even without any context the question does not fit.
         """
-        question = encode(self.tokenizer, self.dataset.ask(row["input"]), foreign=True)
-        question += self.frame.footer + encode(self.tokenizer, self.dataset.answer_prefix)
+        question = self._question(row)
         room = self.settings.max_length - len(self.prefix) - len(question)
         if room < 0:
             raise UserError(
@@ -84,6 +83,17 @@ class Splitter:
         if self.settings.chunking == "token":
             pieces = [chunk for piece in pieces for chunk in self._cut(piece)]
         return Prompt.join(self.prefix, pieces, question)
+
+    def measure(self, row: dict[str, Any]) -> int:
+        """Tokens of the row's whole prompt, nothing cut out of its context."""
+        context = encode(self.tokenizer, row["context"], foreign=True)
+        return len(self.prefix) + len(context) + len(self._question(row))
+
+    def _question(self, row: dict[str, Any]) -> list[int]:
+        """The question, the end of the user's turn, and what the answer begins with."""
+        asked = encode(self.tokenizer, self.dataset.ask(row["input"]), foreign=True)
+        begun = encode(self.tokenizer, self.dataset.begin(row["input"]), foreign=True)
+        return asked + self.frame.footer + begun
 
     def _texts(self, context: str) -> list[str]:
         """The context as one text, or passage by passage; what precedes the first is one too."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from data import datasets, inputs
 from data.cli import StageConfig, option
+from data.datasets import Dataset
 from data.inputs import Inputs, Item
 from models import store
 from models.engine import Engine
@@ -47,6 +49,7 @@ class Session:
     tokenizer_fingerprint: str
     loaded: LoadedModel
     engine: Engine
+    dataset: Dataset
     inputs: Inputs
     config: ModelConfig
 
@@ -63,7 +66,7 @@ class Session:
 
     def folder(self, item: Item) -> Path:
         """Where one item's KV files lie."""
-        return store.item_folder(self.config.kvs, self.source.name, self.config.dataset, item.id)
+        return store.item_folder(self.config.kvs, self.source.name, self.dataset.name, item.id)
 
     @property
     def precompute_command(self) -> str:
@@ -78,11 +81,13 @@ class Session:
             )
             if value not in ("auto", name)
         )
-        return f"make precompute MODEL={config.model} DATASET={config.dataset}{extra}"
+        return f"make precompute MODEL={config.model} DATASET={self.dataset.name}{extra}"
 
 
-def begin(config: ModelConfig) -> Session:
-    """Read the inputs, then load the model, and check that they belong together.
+def begin(config: ModelConfig) -> Iterator[Session]:
+    """Load the model once and yield a session for every dataset named.
+
+    All inputs are looked for before the model is loaded; each is read when its turn comes.
 
     Raises
     ------
@@ -92,22 +97,35 @@ def begin(config: ModelConfig) -> Session:
     if config.threads:
         torch.set_num_threads(config.threads)
     source = resolve(config.model)
-    datasets.get(config.dataset)
-    path = inputs.item_path(config.inputs, source.name, config.dataset)
-    remedy = f"make chunk MODEL={config.model} DATASET={config.dataset}"
-    found = inputs.read(path, remedy, config.limit)
-    if found.note:
-        print(f"*** {found.note} ***", file=sys.stderr)
+    chosen = datasets.expand(config.dataset)
     tokenizer = load_tokenizer(source)
     tokenizer_fingerprint = fingerprint(tokenizer)
-    if found.meta["tokenizer"] != tokenizer_fingerprint:
-        raise UserError(f"{path} was made with another tokenizer; rebuild it: {remedy}")
+    for dataset in chosen:
+        path, remedy = _inputs_of(config, source, dataset)
+        meta = inputs.read_meta(path)
+        if meta is None:
+            raise UserError(f"{path} or its sidecar is missing or damaged; build it: {remedy}")
+        if meta["tokenizer"] != tokenizer_fingerprint:
+            raise UserError(f"{path} was made with another tokenizer; rebuild it: {remedy}")
     loaded = load(source, tokenizer, config.device, config.dtype)
-    for item in found.items:
-        if len(item.prompt) > loaded.max_positions:
-            raise UserError(
-                f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
-                f"{loaded.max_positions}; rebuild the inputs: {remedy}"
-            )
     engine = Engine(loaded.model, config.backend)
-    return Session(source, tokenizer, tokenizer_fingerprint, loaded, engine, found, config)
+    for dataset in chosen:
+        path, remedy = _inputs_of(config, source, dataset)
+        found = inputs.read(path, remedy, config.limit)
+        if found.note:
+            print(f"*** {found.note} ***", file=sys.stderr)
+        for item in found.items:
+            if len(item.prompt) > loaded.max_positions:
+                raise UserError(
+                    f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
+                    f"{loaded.max_positions}; rebuild the inputs: {remedy}"
+                )
+        yield Session(
+            source, tokenizer, tokenizer_fingerprint, loaded, engine, dataset, found, config
+        )
+
+
+def _inputs_of(config: ModelConfig, source: ModelSource, dataset: Dataset) -> tuple[Path, str]:
+    """Where a dataset's inputs lie, and the command that builds them."""
+    path = inputs.item_path(config.inputs, source.name, dataset.name)
+    return path, f"make chunk MODEL={config.model} DATASET={dataset.name}"

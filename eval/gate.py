@@ -10,7 +10,7 @@ from models.errors import UserError
 
 def main(config: ModelConfig) -> None:
     """Print the gate's table; a failure is exit code 2."""
-    session = begin(config)
+    session = next(begin(config))
     outcome = gating.run(session)
     print(f"{session.source.name}, {session.loaded.dtype}, {session.engine.backend} attention")
     print(gating.table(outcome))

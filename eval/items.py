@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data.datasets import Dataset
 from data.inputs import Item
 from data.session import Session
 from eval.config import EvalConfig
@@ -19,6 +18,8 @@ from models import store
 from models.engine import Prefill
 from models.flops import flop_limit
 from models.selectors import FULL_PREFILL
+
+DESCRIBED_BY = ("length", "depth", "context_length", "task")
 
 
 @dataclass
@@ -38,10 +39,10 @@ class Reference:
 class Evaluator:
     """Runs items of one dataset; knows the metric, the answer's length and where KVs lie."""
 
-    def __init__(self, session: Session, dataset: Dataset, config: EvalConfig) -> None:
+    def __init__(self, session: Session, config: EvalConfig) -> None:
         self.session = session
         self.engine = session.engine
-        self.dataset = dataset
+        self.dataset = dataset = session.dataset
         self.config = config
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
 
@@ -93,6 +94,7 @@ class Evaluator:
             text, points = self._score(item, answer.tokens)
         return {
             "id": item.id,
+            **{name: item.row[name] for name in DESCRIBED_BY if name in item.row},
             "tokens": len(item.prompt),
             "question_tokens": item.prompt.question[1] - item.prompt.question[0],
             "chunks": len(item.prompt.chunks),
@@ -101,6 +103,7 @@ class Evaluator:
             "prediction": text,
             "answers": item.answers,
             "score": points,
+            "extra_scores": self._extra_scores(item, text),
             "full_score": reference.score,
             "kl_first": kl,
             "top1_agreement": agree,
@@ -115,14 +118,20 @@ class Evaluator:
 
     def _score(self, item: Item, tokens: list[int]) -> tuple[str, float]:
         text = str(self.session.tokenizer.decode(tokens, skip_special_tokens=True))
-        points = score(
-            self.dataset.metric,
+        return text, self._measure(self.dataset.metric, item, text)
+
+    def _extra_scores(self, item: Item, text: str) -> dict[str, float]:
+        return {name: self._measure(name, item, text) for name in self.dataset.extra_metrics}
+
+    def _measure(self, metric: str, item: Item, text: str) -> float:
+        return score(
+            metric,
             text,
             item.answers,
             language=self.dataset.language,
             first_line=self.dataset.first_line,
+            all_classes=item.row["all_classes"],
         )
-        return text, points
 
 
 def _mean(values: list[float]) -> float | None:

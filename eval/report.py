@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from data import datasets
 from data.cli import StageConfig, run
 from models.errors import UserError
 from models.source import resolve
@@ -59,13 +60,18 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join([*lines, "", LEGEND])
 
 
+def label(result: dict[str, Any]) -> str:
+    """Method and rate, as tables and titles name a run."""
+    options = result["config"]["options"]
+    return result["config"]["method"] + (f" {options['rate']:g}" if "rate" in options else "")
+
+
 def _row(result: dict[str, Any]) -> list[str]:
-    options, ttft = result["config"]["options"], result["ttft_ms"]
-    rate = f" {options['rate']:g}" if "rate" in options else ""
+    ttft = result["ttft_ms"]
     low, high = result["score_ci95"]
     retention = result["retention"]
     return [
-        result["config"]["method"] + rate,
+        label(result),
         f"{result['speedup']['ready']:.2f}x",
         f"{result['speedup']['cold']:.2f}x",
         f"{result['flop_limit']:.2f}x",
@@ -105,13 +111,18 @@ def details(result: dict[str, Any]) -> str:
 
 
 def main(config: StageConfig) -> None:
-    """Print one table per group of runs over the same items."""
-    root = Path(config.outputs) / resolve(config.model).name / config.dataset
+    """Print the tables of every dataset named."""
+    for dataset in datasets.expand(config.dataset):
+        print(f"{tables(config, dataset.name)}\n")
+
+
+def tables(config: StageConfig, dataset: str) -> str:
+    """One table per group of runs over the same items."""
+    root = Path(config.outputs) / resolve(config.model).name / dataset
     results = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/result.json")]
     if not results:
         raise UserError(
-            f"no finished run in {root}; make one: make eval MODEL={config.model} "
-            f"DATASET={config.dataset}"
+            f"no finished run in {root}; make one: make eval MODEL={config.model} DATASET={dataset}"
         )
     groups: dict[str, list[dict[str, Any]]] = {}
     for result in sorted(
@@ -119,7 +130,7 @@ def main(config: StageConfig) -> None:
     ):
         same = {k: v for k, v in result["config"].items() if k not in ("method", "options")}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
-    print("\n\n".join(table(group) for group in groups.values()))
+    return "\n\n".join(table(group) for group in groups.values())
 
 
 if __name__ == "__main__":

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
+from data.datasets import Dataset
 from eval.stats import bootstrap, middle, spread
 from models.timing import PARTS
 
 
-def summarize(records: Sequence[dict[str, Any]], metric: str, seed: int) -> dict[str, Any]:
+def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) -> dict[str, Any]:
     """Summary of one run's records, with 95% bootstrap intervals over items.
 
     Times are in milliseconds, scores out of 100. ``ttft_parts_ms`` are those of the item whose cold
@@ -44,8 +45,14 @@ def summarize(records: Sequence[dict[str, Any]], metric: str, seed: int) -> dict
     }
     return {
         "n": len(records),
-        "metric": metric,
+        "metric": dataset.metric,
+        "suite": dataset.suite,
+        "group": dataset.group,
         "score": score,
+        "extra_scores": {
+            name: float(np.mean(column("extra_scores", name))) for name in dataset.extra_metrics
+        },
+        "score_by_length": by_length(records) if dataset.suite == "longbench-e" else None,
         "score_ci95": list(bootstrap(column("score"), seed)),
         "full_score": full_score,
         "retention": score / full_score if full_score else None,
@@ -65,3 +72,12 @@ def summarize(records: Sequence[dict[str, Any]], metric: str, seed: int) -> dict
         "tpot_ms": {"median": float(np.median(tpot)) if tpot else None},
         "tokens": {"median": float(np.median(column("tokens"))), "max": max(column("tokens"))},
     }
+
+
+def by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """LongBench-E's breakdown: mean score of items of up to 4k, 8k and more words."""
+    bands: dict[str, list[float]] = {"0-4k": [], "4-8k": [], "8k+": []}
+    for record in records:
+        words = record["length"]
+        bands["0-4k" if words < 4000 else "4-8k" if words < 8000 else "8k+"].append(record["score"])
+    return {name: float(np.mean(scores)) if scores else None for name, scores in bands.items()}

@@ -97,7 +97,8 @@ class FusedCache(Cache):
         old, valid = self.kv, self.length
         if valid == 0:
             self.kv = old.new_empty(0)  # let go of it before the larger one is taken
-        self.kv = old.new_empty(2, n_layers, n_heads, rows, head_dim)
+        # Touched here, so that no prefill pays for the pages' first use.
+        self.kv = old.new_empty(2, n_layers, n_heads, rows, head_dim).zero_()
         if valid:
             self.kv[:, :, :, :valid] = old[:, :, :, :valid]
 

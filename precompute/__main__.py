@@ -31,11 +31,16 @@ class PrecomputeConfig(ModelConfig):
 
 
 def main(config: PrecomputeConfig) -> None:
+    """Precompute every dataset named."""
+    for session in begin(config):
+        precompute(session, config)
+
+
+def precompute(session: Session, config: PrecomputeConfig) -> None:
     """Build what is missing, incomplete or of something else; leave the rest alone."""
-    session = begin(config)
     items = session.inputs.items
     pending = [item for item in items if not _done(session, item, config.surprisal)]
-    root = Path(config.kvs) / session.source.name / config.dataset
+    root = Path(config.kvs) / session.source.name / session.dataset.name
     if not pending:
         print(f"precompute: all {len(items)} items are complete in {root}")
         return

@@ -16,10 +16,17 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from data import datasets, hotpotqa, longbench
 from data import rows as rows_module
-from data.rows import load_rows
+from data.request import Request
 from models.errors import UserError
 
 TASK = datasets.get("2wikimqa")
+
+
+def load_rows(task, limit=None, folder=None, sample=True):
+    request = Request(
+        measure=lambda row: 0, room=0, limit=limit, longbench_dir=folder, sample=sample
+    )
+    return rows_module.load_rows(task, request)
 
 
 def make_row(number: int, **changes: Any) -> dict:
@@ -222,7 +229,7 @@ def test_hotpotqa_rows_are_in_longbenchs_layout(
 ) -> None:
     pack = tmp_path / "hotpotqa.json"
     pack.write_text(json.dumps([QUESTION, QUESTION | {"_id": "5a8c"}]))
-    monkeypatch.setattr(hotpotqa, "pack_file", lambda: pack)
+    monkeypatch.setattr(hotpotqa, "pack_file", lambda name: pack)
     found = load_rows(datasets.get("hotpotqa_distractor"), 1)
     assert (found.source, found.available, len(found.rows)) == ("data pack", 2, 1)
     row = found.rows[0]
@@ -233,11 +240,11 @@ def test_hotpotqa_rows_are_in_longbenchs_layout(
 
 
 def test_hotpotqa_pack_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hotpotqa, "PACK", "kvfuse-has-no-such-pack")
+    monkeypatch.setattr(hotpotqa, "PACK_FILE", "no-such-file.json")
     with pytest.raises(UserError, match="not installed; run: make setup"):
         load_rows(datasets.get("hotpotqa_distractor"), 1)
     pack = tmp_path / "hotpotqa.json"
-    monkeypatch.setattr(hotpotqa, "pack_file", lambda: pack)
+    monkeypatch.setattr(hotpotqa, "pack_file", lambda name: pack)
     for content in ("[{", '[{"_id": "1"}]', '{"a": 1}', "[3]"):
         pack.write_text(content)
         with pytest.raises(UserError, match=r"not HotpotQA as expected .* run: make setup"):

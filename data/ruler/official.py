@@ -1,0 +1,146 @@
+"""Files that RULER's own generator made, taken apart again by the task's template."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import lzma
+import re
+import zlib
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import Any
+
+from data.datasets import Dataset
+from models.errors import UserError
+
+_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+_FIELDS: dict[str, type] = {"index": int, "input": str, "outputs": list, "length": int}
+
+
+def from_folder(
+    dataset: Dataset, ruler_dir: str, lengths: tuple[int, ...] = ()
+) -> tuple[list[dict], str]:
+    """A task's rows and the file (or folder, of several files) that they are from.
+
+    Looks for `<task>/validation.jsonl`, `<task>.jsonl` and `<task>_<tokens>.jsonl`, plain, .gz or
+    .xz; the last may be several, of which `lengths` chooses, and their rows take turns. Raises
+    UserError where the folder or the task is missing, and for rows that are not RULER's.
+    """
+    folder, task = Path(ruler_dir).expanduser(), dataset.name.removeprefix("ruler_")
+    if not folder.is_dir():
+        raise UserError(f"RULER_DIR={ruler_dir} is not a folder; name one that holds {task}.jsonl")
+    files = _files(folder, task)
+    if not files:
+        held = sorted(p.name for p in folder.iterdir() if ".jsonl" in p.name or p.is_dir())
+        listed = ", ".join(held[:24]) + (", …" if len(held) > 24 else "") or "nothing like it"
+        raise UserError(
+            f"RULER_DIR={ruler_dir} has no {task}/validation.jsonl, {task}.jsonl or "
+            f"{task}_<tokens>.jsonl (plain, .gz or .xz); it holds {listed}"
+        )
+    if lengths and None not in files:
+        if missing := [length for length in lengths if length not in files]:
+            there = ", ".join(map(str, files))
+            raise UserError(
+                f"RULER_DIR={ruler_dir} has no {task} of LENGTHS={missing[0]}; it has {there}"
+            )
+        files = {length: files[length] for length in dict.fromkeys(lengths)}
+    tables = [read(dataset, path, tokens) for tokens, path in files.items()]
+    rows = [row for row in chain(*zip_longest(*tables)) if row is not None]
+    return rows, str(folder if len(files) > 1 else next(iter(files.values())))
+
+
+def _files(folder: Path, task: str) -> dict[int | None, Path]:
+    """The task's files by the tokens that their names tell, None where the name tells none."""
+    for name in (f"{task}/validation.jsonl", f"{task}.jsonl"):
+        for end in _OPENERS:
+            if (path := folder / f"{name}{end}").is_file():
+                return {None: path}
+    pattern = re.compile(rf"{re.escape(task)}_(\d+)\.jsonl(\.gz|\.xz)?")
+    named = [(match, path) for path in folder.iterdir() if (match := pattern.fullmatch(path.name))]
+    return dict(sorted((int(match[1]), path) for match, path in named))
+
+
+def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[dict]:
+    """The rows of one file, in LongBench's schema.
+
+    `context_length` is `tokens`, or else the length of the file's longest row in the tokens of
+    whoever made it. Raises UserError naming the file and line of a row that is not RULER's.
+    """
+    records, number = [], 0
+    opener: Any = _OPENERS.get(path.suffix, open)
+    try:
+        with opener(path, "rb") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    records.append(_record(line, f"{path}, line {number}"))
+    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
+        raise UserError(
+            f"{path} is damaged or cut short after line {number} ({error}); make it again"
+        ) from None
+    if not records:
+        raise UserError(f"{path} holds no rows; make it again")
+    longest = tokens or max(record["length"] for record, _ in records)
+    rows = [_row(dataset, record, longest, where) for record, where in records]
+    if len({row["_id"] for row in rows}) < len(rows):
+        raise UserError(f"{path}: an index occurs twice; indices must differ")
+    return rows
+
+
+def _record(line: bytes, where: str) -> tuple[dict[str, Any], str]:
+    try:
+        record = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON, or cut short ({error}); make it again") from None
+    if not isinstance(record, dict):
+        raise UserError(f"{where}: not a JSON object; every line must be one row of RULER")
+    if missing := [field for field in _FIELDS if field not in record]:
+        raise UserError(f"{where}: the row lacks {', '.join(missing)}; RULER's rows have them")
+    for field, kind in _FIELDS.items():
+        if type(record[field]) is not kind:
+            raise UserError(f"{where}: {field} must be {kind.__name__}, not {record[field]!r:.60}")
+    if not record["outputs"] or not all(isinstance(text, str) for text in record["outputs"]):
+        raise UserError(f"{where}: outputs must be a list of at least one text")
+    return record, where
+
+
+def _row(dataset: Dataset, record: dict[str, Any], tokens: int, where: str) -> dict:
+    context, asked = split(dataset, record["input"], where)
+    begun = dataset.answer_prefix.replace("{input}", asked)
+    if record.get("answer_prefix", begun).strip() != begun.strip():
+        raise UserError(f"{where}: answer_prefix is not {dataset.name}'s, {begun.strip()!r}")
+    return {
+        "input": asked,
+        "context": context,
+        "answers": record["outputs"],
+        "length": len(f"{asked} {context} {' '.join(record['outputs'])}".split()),
+        "dataset": dataset.name,
+        "language": dataset.language,
+        "all_classes": None,
+        "_id": f"{tokens}-{record['index']:04d}",
+        "task": dataset.name.removeprefix("ruler_"),
+        "context_length": tokens,
+    }
+
+
+def split(dataset: Dataset, prompt: str, where: str) -> tuple[str, str]:
+    """The context and the input of a whole prompt, with or without the answer's beginning.
+
+    Raises UserError where the prompt is not the task's template in RULER's base form.
+    """
+    prompt = prompt.lstrip()
+    head, hole, tail = dataset.question.partition("{input}")
+    start = prompt.rfind(head)
+    begun = re.escape(dataset.answer_prefix.rstrip())
+    echo = begun.replace(re.escape("{input}"), "(?P=input)")
+    asked = "(?P<input>.+?)" if hole else "(?P<input>)"
+    question = re.compile(rf"{asked}{re.escape(tail)}(?:{echo})?\s*", re.DOTALL)
+    match = question.fullmatch(prompt, start + len(head)) if start >= 0 else None
+    if match is None or not prompt.startswith(dataset.instruction):
+        raise UserError(
+            f"{where}: the input is not {dataset.name}'s template (model_template_type base); "
+            "RULER_DIR must hold this task, made for a base model"
+        )
+    return prompt[len(dataset.instruction) : start], match["input"]

@@ -1,0 +1,79 @@
+"""The table over datasets: averages by hand, samples marked, LongBench-E's lengths."""
+
+import re
+
+from eval import overview
+from eval.summary import by_length
+
+
+def result(dataset, suite, group, method, score, kl, speedup, *, note=None, lengths=None, n=2):
+    options = {} if method == "no" else {"rate": 0.15}
+    return {
+        "config": {
+            "model": "m",
+            "dataset": dataset,
+            "dtype": "float32",
+            "backend": "blocked",
+            "method": method,
+            "options": options,
+        },
+        "environment": {"device": "cpu", "threads": 2},
+        "suite": suite,
+        "group": group,
+        "metric": "qa_f1",
+        "n": n,
+        "note": note,
+        "score": score,
+        "kl_first": kl,
+        "speedup": {"ready": speedup},
+        "score_by_length": lengths,
+    }
+
+
+def numbers(text: str, label: str) -> list[float]:
+    (line,) = [line for line in text.splitlines() if line.startswith(label)]
+    return [float(x) for x in re.findall(r"-?\d+\.\d+", line)]
+
+
+def test_averages_weigh_datasets_alike():
+    def pair(dataset, group, scores, **extra):
+        return [
+            result(dataset, "bench", group, "no", scores[0], 0.0, 1.0, **extra),
+            result(dataset, "bench", group, "debug", scores[1], 0.2, 4.0, **extra),
+        ]
+
+    text = overview.table(
+        [
+            pair("a", "reading", (10.0, 20.0), n=100),
+            pair("b", "reading", (30.0, 60.0)),
+            pair("c", "code", (50.0, 10.0), note="a sample"),
+        ]
+    )
+    assert numbers(text, "= reading") == [20.0, 0.0, 1.0, 40.0, 0.2, 4.0]
+    assert numbers(text, "== bench") == [30.0, 0.0, 1.0, 30.0, 0.2, 4.0]
+    assert numbers(text, "c*") == [50.0, 0.0, 1.0, 10.0, 0.2, 4.0]
+    assert "debug 0.15" in text
+    assert "marked *: 1 ran on BUILT-IN SAMPLES" in text
+    assert "= code" not in text  # one dataset needs no average
+
+
+def test_longbench_e_is_broken_down_by_words():
+    records = [
+        {"length": length, "score": score}
+        for length, score in [(10, 1.0), (3999, 3.0), (4000, 10.0), (8000, 7.0), (20000, 9.0)]
+    ]
+    assert by_length(records) == {"0-4k": 2.0, "4-8k": 10.0, "8k+": 8.0}
+    short = by_length(records[:1])
+    assert short == {"0-4k": 1.0, "4-8k": None, "8k+": None}
+    text = overview.table(
+        [
+            [result("x_e", "longbench-e", "g", "no", 1.0, 0.0, 1.0, lengths=by_length(records))],
+            [
+                result(
+                    "y_e", "longbench-e", "g", "no", 1.0, 0.0, 1.0, lengths=by_length(records[:1])
+                )
+            ],
+        ]
+    )
+    assert numbers(text, "LongBench-E 0-4k") == [1.5]
+    assert numbers(text, "LongBench-E 8k+") == [8.0]
