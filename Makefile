@@ -112,8 +112,8 @@ help:  ## this list
 	@sed -n 's/^#? //p' $(firstword $(MAKEFILE_LIST))
 
 #?   MODEL             alias of config/models.yaml, hub id, local folder or .gguf file; remembered
-#?   DATASET           2wikimqa, hotpotqa, musique, multifieldqa_en, samsum, multi_news,
-#?                     hotpotqa_distractor; remembered
+#?   DATASET           a dataset, a list, or a suite: longbench, longbench-e, ruler, needle, all;
+#?                     the README lists them; remembered
 #?   LIMIT             only the first so many items
 #?   CHUNKING          token (default) or passage
 #?   CHUNK_SIZE        tokens of a chunk (512)

@@ -103,11 +103,20 @@ def details(result: dict[str, Any]) -> str:
         else "TPOT: no answer had a second token",
         f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's "
         f"KV {memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
+        *_more_scores(result),
         f"gate passed, largest distance in logits: {checks}",
         f"made by kvfuse {result['environment']['kvfuse']} from inputs "
         f"{result['config']['inputs']}, weights {result['config']['weights']}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _more_scores(result: dict[str, Any]) -> list[str]:
+    """Further metrics, and LongBench-E's scores by length, where a dataset has them."""
+    bands = result["score_by_length"] or {}
+    found = result["extra_scores"] | {f"{name} words": score for name, score in bands.items()}
+    known = [f"{name} {score:.1f}" for name, score in found.items() if score is not None]
+    return [f"further scores: {', '.join(known)}"] if known else []
 
 
 def main(config: StageConfig) -> None:
