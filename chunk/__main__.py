@@ -6,6 +6,8 @@ Run it from the repository root: ``python -m chunk --dataset 2wikimqa``.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from tqdm import tqdm
@@ -20,9 +22,14 @@ from data.segments import Splitter, Splitting
 from models.errors import UserError
 from models.load import check_supported, max_positions
 from models.source import ModelSource, fetch, resolve
+from models.spans import Prompt
 from models.tokenizer import fingerprint, frame, load_tokenizer
 
-GENERATED = ("needle", "ruler")
+# The options that generated rows depend on, by the source that generates them.
+GENERATED = {
+    "needle": ("lengths", "depths", "haystack", "data_seed"),
+    "ruler": ("lengths", "haystack", "data_seed", "ruler_dir"),
+}
 SCORED_WITH = ("depth", "context_length", "task")
 
 
@@ -62,7 +69,7 @@ def chunk(
     tokenizer: PreTrainedTokenizerBase,
     model_config: PreTrainedConfig,
 ) -> None:
-    """Build one dataset's inputs."""
+    """One dataset's inputs."""
     path = inputs.item_path(config.inputs, source.name, dataset.name)
     existing = inputs.read_meta(path) if config.only_if_missing and path.is_file() else None
     settings = resolve_settings(config, dataset, model_config, existing)
@@ -80,27 +87,35 @@ def chunk(
     if existing and _fits(existing, meta, config):
         print(f"chunk: {path} has {existing['rows']} items already")
         return
-    splitter = Splitter(dataset, tokenizer, framing, settings)
+    build(path, config, meta, Splitter(dataset, tokenizer, framing, settings))
+
+
+def build(path: Path, config: ChunkConfig, meta: dict[str, Any], splitter: Splitter) -> None:
+    """Find the rows, split them, and write both files."""
+    dataset, settings, generation = splitter.dataset, splitter.settings, meta["generation"]
     request = Request(
         measure=splitter.measure,
         room=settings.max_length,
         limit=config.limit,
         longbench_dir=config.longbench_dir,
-        ruler_dir=config.ruler_dir,
         sample=config.sample,
-        lengths=tuple(generation.get("lengths", ())),
-        depths=tuple(generation.get("depths", ())),
+        lengths=tuple(generation.get("lengths") or ()),
+        depths=tuple(generation.get("depths") or ()),
         haystack=generation.get("haystack"),
-        seed=generation.get("data_seed", 0),
+        ruler_dir=generation.get("ruler_dir"),
+        seed=generation.get("data_seed") or 0,
     )
     found = load_rows(dataset, request)
     ids = inputs.safe_ids(row["_id"] for row in found.rows)
-    rows, truncated = [], 0
+    rows, sizes = [], []
     bar = tqdm(found.rows, dataset.name, unit="item", disable=None)
     for item_id, row in zip(ids, bar, strict=True):
         prompt = splitter.prompt(row)
-        truncated += len(prompt) == settings.max_length
-        rows.append(_line(item_id, row, prompt, tokenizer))
+        sizes.append(len(prompt))
+        rows.append(_line(item_id, row, prompt, splitter.tokenizer))
+    if not rows:
+        raise UserError(f"{dataset.name} has no rows; give another LIMIT, LENGTHS or folder")
+    truncated = sizes.count(settings.max_length)
     meta |= {
         "source": found.source,
         "where": found.where,
@@ -109,13 +124,10 @@ def chunk(
         "rows": len(rows),
         "truncated": truncated,
     }
-    if not rows:
-        raise UserError(f"{dataset.name} has no rows; give another LIMIT, LENGTHS or folder")
     inputs.write(path, rows, meta)
-    lengths = sorted(sum(map(len, _segments(row))) for row in rows)
     print(
         f"chunk: {dataset.name}: {len(rows)} of {found.available} items from the {found.source} "
-        f"-> {path} ({lengths[len(lengths) // 2]} tokens in the median, {lengths[-1]} at most, "
+        f"-> {path} ({median(sizes):.0f} tokens in the median, {max(sizes)} at most, "
         f"{truncated} truncated)"
     )
 
@@ -161,22 +173,28 @@ def resolve_generation(
     config: ChunkConfig, dataset: Dataset, existing: dict[str, Any] | None
 ) -> dict[str, Any]:
     """What generated rows are made from; nothing for rows that are read."""
-    if dataset.source not in GENERATED:
-        return {}
-    settings: dict[str, Any] = {"lengths": [], "depths": [], "haystack": None, "data_seed": 0}
-    settings |= (existing or {}).get("generation", {})
-    named = {name: getattr(config, name) for name in settings}
-    return settings | {name: value for name, value in named.items() if value not in (None, [])}
+    before = (existing or {}).get("generation", {})
+    settings = {}
+    for name in GENERATED.get(dataset.source, ()):
+        named = getattr(config, name)
+        settings[name] = before.get(name) if named in (None, []) else named
+    return settings
 
 
 def _fits(existing: dict[str, Any], wanted: dict[str, Any], config: ChunkConfig) -> bool:
     """Whether inputs that exist are what this call would build, or hold it."""
     enough = existing["rows"] >= min(config.limit or 1, existing["available"])
-    sample_unwanted = existing["is_sample"] and (not config.sample or config.longbench_dir)
-    return enough and not sample_unwanted and all(existing.get(k) == wanted[k] for k in wanted)
+    folder = config.longbench_dir
+    read = datasets.get(wanted["dataset"]).source == "longbench"
+    elsewhere = read and folder and not existing["where"].startswith(str(Path(folder).expanduser()))
+    unwanted = existing["is_sample"] and not config.sample
+    same = all(existing.get(name) == wanted[name] for name in wanted)
+    return bool(enough and same and not elsewhere and not unwanted)
 
 
-def _line(item_id: str, row: dict[str, Any], prompt: Any, tokenizer: Any) -> dict[str, Any]:
+def _line(
+    item_id: str, row: dict[str, Any], prompt: Prompt, tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
     prefix, *chunks, question = [list(prompt.ids[slice(*span)]) for span in prompt.segments]
     return {
         **{name: row[name] for name in SCORED_WITH if name in row},
@@ -188,11 +206,6 @@ def _line(item_id: str, row: dict[str, Any], prompt: Any, tokenizer: Any) -> dic
         "length": row["length"],
         "tokens": {"prefix": prefix, "chunks": chunks, "question": question},
     }
-
-
-def _segments(line: dict[str, Any]) -> list[list[int]]:
-    tokens = line["tokens"]
-    return [tokens["prefix"], *tokens["chunks"], tokens["question"]]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.image import imread
 
 from eval import report
-from tests.stages.harness import DATASET
+from tests.stages.harness import DATASET, make_rows, write_rows
 
 BOTH = f"{DATASET},needle"
 GRID = ("--lengths", "600", "700", "--depths", "0", "100")
@@ -98,3 +98,12 @@ def test_bad_grids_and_names_are_one_line(place, options, message):
     assert message in outcome.err
     assert len(outcome.err.strip().splitlines()) == 1
     assert not (place.root / "inputs").exists()
+
+
+def test_rows_of_another_folder_are_read_anew(place, tmp_path):
+    place.ok("chunk")
+    assert "items already" in place.ok("chunk", "--only-if-missing").out
+    other = write_rows(tmp_path / "other", make_rows(2, seed=9))
+    outcome = place.ok("chunk", "--only-if-missing", "--longbench-dir", other)
+    assert "2 of 2 items from the folder" in outcome.out
+    assert place.ids() == ["row-0", "row-1"]
