@@ -10,8 +10,8 @@ import numpy as np
 from eval.report import label
 
 LEGEND = (
-    "score: the dataset's own metric, out of 100; KL: first token's distance (nats) from the full "
-    "prefill's distribution;\nx: speed-up of TTFT, KVs in memory. Averages weigh datasets alike."
+    "full, score: the dataset's own metric, out of 100, of the full prefill and of the method; KL: first token's\n"
+    "distance (nats) from the full prefill's distribution; x: speed-up of TTFT, KVs in memory. Averages weigh datasets alike."
 )
 Results = Sequence[dict[str, Any]]
 
@@ -29,7 +29,7 @@ def table(by_dataset: Sequence[Results]) -> str:
         f"{config['model']}: {len(by_dataset)} datasets; {config['dtype']}, {config['backend']} "
         f"attention, {env['device']}, {env['threads']} threads",
         "",
-        f"{'dataset':<24}{'n':>5}  {'metric':<20}"
+        f"{'dataset':<24}{'n':>5}  {'metric':<18}{'full':>6}"
         + "".join(f"{name:^22}" for name in map(label, first)),
         " " * 51 + "".join(f"{'score':>8}{'KL':>7}{'x':>6} " for _ in first),
     ]
@@ -58,23 +58,23 @@ def _cells(results: Results) -> list[tuple[float, float, float]]:
     return [(r["score"], r["kl_first"], r["speedup"]["ready"]) for r in results]
 
 
-def _format(name: str, n: str, metric: str, cells: Sequence[Sequence[float]]) -> str:
+def _format(name: str, n: int, metric: str, full: float, cells: Sequence[Sequence[float]]) -> str:
     columns = "".join(f"{s:>8.1f}{kl:>7.3f}{x:>5.2f}x " for s, kl, x in cells)
-    return f"{name:<24}{n:>5}  {metric:<20}{columns}".rstrip()
+    return f"{name:<24}{n:>5}  {metric:<18}{full:>6.1f}{columns}".rstrip()
 
 
 def _row(results: Results) -> str:
     first = results[0]
-    mark = "*" if first["note"] else ""
-    return _format(
-        first["config"]["dataset"] + mark, str(first["n"]), first["metric"], _cells(results)
-    )
+    name = first["config"]["dataset"] + ("*" if first["note"] else "")
+    return _format(name, first["n"], first["metric"], first["full_score"], _cells(results))
 
 
 def _average(name: str, members: Sequence[Results]) -> str:
     means = np.mean([_cells(results) for results in members], axis=0)
-    n = sum(results[0]["n"] for results in members)
-    return _format(name, str(n), "average", means.tolist())
+    full = float(np.mean([results[0]["full_score"] for results in members]))
+    return _format(
+        name, sum(results[0]["n"] for results in members), "average", full, means.tolist()
+    )
 
 
 def _lengths(by_dataset: Sequence[Results]) -> list[str]:

@@ -24,6 +24,7 @@ def result(dataset, suite, group, method, score, kl, speedup, *, note=None, leng
         "n": n,
         "note": note,
         "score": score,
+        "full_score": score if method == "no" else 0.0,
         "kl_first": kl,
         "speedup": {"ready": speedup},
         "score_by_length": lengths,
@@ -49,9 +50,9 @@ def test_averages_weigh_datasets_alike():
             pair("c", "code", (50.0, 10.0), note="a sample"),
         ]
     )
-    assert numbers(text, "= reading") == [20.0, 0.0, 1.0, 40.0, 0.2, 4.0]
-    assert numbers(text, "== bench") == [30.0, 0.0, 1.0, 30.0, 0.2, 4.0]
-    assert numbers(text, "c*") == [50.0, 0.0, 1.0, 10.0, 0.2, 4.0]
+    assert numbers(text, "= reading") == [20.0, 20.0, 0.0, 1.0, 40.0, 0.2, 4.0]
+    assert numbers(text, "== bench") == [30.0, 30.0, 0.0, 1.0, 30.0, 0.2, 4.0]
+    assert numbers(text, "c*") == [50.0, 50.0, 0.0, 1.0, 10.0, 0.2, 4.0]
     assert "debug 0.15" in text
     assert "marked *: 1 ran on BUILT-IN SAMPLES" in text
     assert "= code" not in text  # one dataset needs no average
