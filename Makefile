@@ -62,12 +62,14 @@ eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds
 report: $(READY)  ## tables over all finished runs of MODEL on DATASET
 	@$(PY) -m eval.report $(WHAT) $(FOLDERS)
 
-DEMO := MODEL=smollm2-135m REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null
+# Everything that changes a result is named, so that earlier runs do not change the demo's.
+DEMO := MODEL=smollm2-135m REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null \
+	CHUNKING=token MAX_LENGTH=8160
+NEEDLES := DATASET=needle CHUNK_SIZE=32 LENGTHS="300 400 500 600" DEPTHS="0 25 50 75 100" DATA_SEED=0
 
 demo: $(READY)  ## the whole pipeline on the embedded model: a needle grid and 20 HotpotQA questions
-	@$(MAKE) --no-print-directory eval $(DEMO) DATASET=needle \
-		LENGTHS="300 400 500 600" CHUNK_SIZE=32
-	@$(MAKE) --no-print-directory eval $(DEMO) DATASET=hotpotqa_distractor LIMIT=20
+	@$(MAKE) --no-print-directory eval $(DEMO) $(NEEDLES) LIMIT=20
+	@$(MAKE) --no-print-directory eval $(DEMO) DATASET=hotpotqa_distractor CHUNK_SIZE=512 LIMIT=20
 
 ##@ Trust
 gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, and print the distances

@@ -10,8 +10,9 @@ import numpy as np
 from eval.report import label
 
 LEGEND = (
-    "full, score: the dataset's own metric, out of 100, of the full prefill and of the method; KL: first token's\n"
-    "distance (nats) from the full prefill's distribution; x: speed-up of TTFT, KVs in memory. Averages weigh datasets alike."
+    "full, score: the dataset's own metric, out of 100, of the full prefill and of the method; KL: "
+    "the first token's\ndistance (nats) from the full prefill's distribution; x: speed-up of TTFT, "
+    "KVs in memory. Averages weigh datasets alike."
 )
 Results = Sequence[dict[str, Any]]
 
