@@ -11,7 +11,7 @@ from tqdm import tqdm
 from data import environment
 from data.inputs import Item
 from data.session import Session
-from eval import gating, heatmap, report
+from eval import gating, report
 from eval.config import EvalConfig
 from eval.folder import RunFolder
 from eval.items import Evaluator
@@ -47,6 +47,8 @@ def evaluate_dataset(session: Session, config: EvalConfig, warm: set[str]) -> li
             result = conclude(session, evaluator, run_folder, gate)
             run_folder.finish(result, report.details(result))
             if session.dataset.suite == "needle":
+                from eval import heatmap  # brings matplotlib in, which nothing else needs
+
                 title = f"Needle in a haystack: {session.source.name}, {report.label(result)}"
                 heatmap.draw(result["items"], title, run_folder.path / "heatmap.png")
             results.append(result)
