@@ -156,7 +156,7 @@ class Bench:
                     "rate": config.rate,
                     "method": method,
                     "backend": engine.backend,
-                    "dtype": str(self.loaded.dtype).removeprefix("torch."),
+                    "dtype": engine.modules.dtype_name,
                     "threads": torch.get_num_threads(),
                     "ready_ms": ready,
                     "cold_ms": times[f"{method} cold"],

@@ -34,7 +34,7 @@ def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
     return {
         **machine(loaded.device),
         "backend": engine.backend,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
+        "dtype": engine.modules.dtype_name,
         "device_type": loaded.device.type,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

@@ -1,19 +1,14 @@
 """LongBench rows from a folder or from the hub's data.zip, checked line by line."""
 
-import bz2
-import gzip
-import json
-import lzma
 import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from httpx2 import HTTPError
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from data.jsonl import objects, opened
 from models.errors import UserError
 
 # The organisation was renamed; the old name redirects only as long as the hub keeps it.
@@ -21,7 +16,7 @@ HUB_REPOS = ("THUDM/LongBench", "zai-org/LongBench")
 HUB_FILE = "data.zip"
 HUB_TIMEOUT = 5.0
 
-_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
+_ENDINGS = ("", ".gz", ".xz", ".bz2")
 _FIELDS = ("input", "context", "answers", "length", "dataset", "language", "all_classes", "_id")
 
 
@@ -39,7 +34,7 @@ def from_folder(folder: Path, task: str) -> tuple[list[dict], str]:
         return from_zip(folder, task), str(folder)
     if not folder.is_dir():
         raise UserError(f"LONGBENCH_DIR={folder} is not a folder; name one that holds {task}.jsonl")
-    for path in (folder / sub / f"{task}.jsonl{end}" for sub in ("", "data") for end in _OPENERS):
+    for path in (folder / sub / f"{task}.jsonl{end}" for sub in ("", "data") for end in _ENDINGS):
         if path.is_file():
             return read_jsonl(path), str(path)
     if (folder / HUB_FILE).is_file():
@@ -78,26 +73,14 @@ def from_zip(path: Path, task: str) -> list[dict]:
 
 def read_jsonl(path: Path) -> list[dict]:
     """The rows of one jsonl file, plain or compressed as its name says."""
-    opener: Any = _OPENERS[path.suffix if path.suffix != ".jsonl" else ""]
-    try:
-        with opener(path, "rb") as lines:
-            return parse_rows(lines, str(path))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
+    with opened(path) as lines:
+        return parse_rows(lines, str(path))
 
 
 def parse_rows(lines: Iterable[bytes], where: str) -> list[dict]:
     """Rows in LongBench's schema, from jsonl; raises UserError naming `where` and the bad line."""
-    rows: list[dict] = []
-    number = 0
-    try:
-        for number, line in enumerate(lines, 1):
-            if line.strip():
-                rows.append(_row(line, f"{where}, line {number}"))
-    except (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile) as error:
-        raise UserError(
-            f"{where} is damaged or cut short after line {number} ({error}); fetch it again"
-        ) from None
+    found = objects(lines, where, "fetch it again", "LongBench row")
+    rows = [_row(row, here) for row, here in found]
     if not rows:
         raise UserError(f"{where} holds no rows; fetch it again")
     ids = [row["_id"] for row in rows]
@@ -107,15 +90,7 @@ def parse_rows(lines: Iterable[bytes], where: str) -> list[dict]:
     return rows
 
 
-def _row(line: bytes, where: str) -> dict:
-    try:
-        row = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON, or cut short ({error}); fetch it again") from None
-    if not isinstance(row, dict):
-        raise UserError(f"{where}: not a JSON object; every line must be one LongBench row")
+def _row(row: dict, where: str) -> dict:
     missing = [field for field in _FIELDS if field not in row]
     if missing:
         raise UserError(f"{where}: the row lacks {', '.join(missing)}; see LongBench's row format")

@@ -63,9 +63,9 @@ class Evaluator:
             self.session.precompute_command,
         )
 
-    def fuse(self, item: Item, method: str, file: store.KVFile) -> tuple[Prefill, Prefill, bool]:
+    def fuse(self, item: Item, method: str) -> tuple[Prefill, Prefill, bool]:
         """Cold, then cache-ready; and whether the page cache was dropped before the cold one."""
-        selector = self.config.selector(method)
+        selector, file = self.config.selector(method), self.file(item)
         dropped = file.forget()
 
         def prefill(read: Any) -> Prefill:
@@ -84,7 +84,7 @@ class Evaluator:
             text, points, tpot = reference.text, reference.score, reference.tpot_ms
             kl, agree = 0.0, 1.0
         else:
-            cold, ready, dropped = self.fuse(item, method, self.file(item))
+            cold, ready, dropped = self.fuse(item, method)
             dense = self.config.selector(method).dense_layers
             limit = flop_limit(self.engine.modules, item.prompt, ready.recomputed, dense)
             kl = kl_divergence(reference.prefill.logits, ready.logits)

@@ -34,7 +34,7 @@ def evaluate_dataset(session: Session, config: EvalConfig, warm: set[str]) -> li
     check_layer(session, config.check_layer)
     if any(method != FULL_PREFILL for method in config.reuse):
         for item in items:
-            store.check(evaluator.file(item))
+            evaluator.file(item).check()
     gate = gating.checked(session)
     with ExitStack() as stack:
         runs = {
@@ -94,7 +94,7 @@ def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
         "options": options,
         "max_new_tokens": evaluator.max_new_tokens,
         "seed": config.seed,
-        "dtype": str(session.loaded.dtype).removeprefix("torch."),
+        "dtype": session.engine.modules.dtype_name,
         "device": session.loaded.device.type,
         "backend": session.engine.backend,
     }
@@ -138,7 +138,7 @@ def warm_up(evaluator: Evaluator, item: Item, methods: set[str]) -> None:
         evaluator.reference(item)
     for method in methods:
         if method != FULL_PREFILL:
-            evaluator.fuse(item, method, evaluator.file(item))
+            evaluator.fuse(item, method)
 
 
 def conclude(

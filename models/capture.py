@@ -51,9 +51,7 @@ def capture(
     gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the
     segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
     """
-    config = modules.config
-    shape = (2, config.num_hidden_layers, modules.n_kv_heads, len(prompt), modules.head_dim)
-    kv = torch.empty(shape, dtype=modules.dtype, device=modules.device)
+    kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
     scores = torch.zeros(len(prompt)) if surprisal else None
     segments = []
     for start, end in prompt.segments:

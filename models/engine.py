@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,7 +27,9 @@ class Prefill:
 
     Attributes
     ----------
+    length : tokens of the prompt.
     logits : float32 ``[vocabulary]`` of the last prompt row.
+    first_token : its most likely id.
     recomputed : ``[R]`` sorted positions that were computed in context from the check layer on.
     ttft_ms : token ids in memory → first token id on the host.
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
@@ -69,11 +70,13 @@ class Engine:
         )
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
 
-    def _flight(self, ids: Tensor, rotary: tuple[Tensor, Tensor], positions: Tensor) -> Flight:
-        return Flight(self.modules, self.cache, ids, positions, len(ids), rotary, self.backend)
+    def _flight(
+        self, ids: Tensor, positions: Tensor, n_keys: int, rotary: tuple[Tensor, Tensor]
+    ) -> Flight:
+        return Flight(self.modules, self.cache, ids, positions, n_keys, rotary, self.backend)
 
-    def _rotary(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        positions = torch.arange(start, end, device=self.device)[None]
+    def _rotary(self, n: int) -> tuple[Tensor, Tensor]:
+        positions = torch.arange(n, device=self.device)[None]
         return self.modules.rotary(self.modules.embed.weight, positions)
 
     def _land(self, flight: Flight, watch: Stopwatch) -> Prefill:
@@ -94,9 +97,8 @@ class Engine:
         self.cache.reserve(len(prompt))
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
-        flight = self._flight(
-            ids, self._rotary(0, len(ids)), torch.arange(len(ids), device=self.device)
-        )
+        n = len(ids)
+        flight = self._flight(ids, torch.arange(n, device=self.device), n, self._rotary(n))
         return self._land(flight, watch)
 
     @torch.inference_mode()
@@ -124,10 +126,13 @@ class Engine:
         kv = self.cache.kv[:, :, :, :n]
         read(watch, kv)
         ids = torch.tensor(prompt.ids, device=self.device)
-        rotary = self._rotary(0, n)
+        rotary = self._rotary(n)
         rotate_keys_(kv[0], rotary[0][0], rotary[1][0])
         watch.lap("rotate")
-        launch = partial(self._flight, ids, rotary)
+
+        def launch(positions: Tensor) -> Flight:
+            return self._flight(ids[positions], positions, n, rotary)
+
         probe = Probe(
             prompt, rate, launch, self.device, len(self.modules.layers), generator, surprisal
         )
@@ -152,7 +157,7 @@ class Engine:
         """
         token, n = prefill.first_token, prefill.length
         out = Decoded([])
-        rotary = self._rotary(0, n + max_new_tokens)
+        rotary = self._rotary(n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:
                 out.stop_token = token
@@ -176,16 +181,16 @@ class Engine:
         """
         rows = [prefill.logits[None]]
         if len(tokens) > 1:
-            rotary = self._rotary(0, prefill.length + len(tokens))
+            rotary = self._rotary(prefill.length + len(tokens))
             rows.append(self._extend(tokens[:-1], prefill.length, rotary))
         return torch.cat(rows)
 
     def _extend(self, tokens: Sequence[int], start: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Logits of new rows at ``start`` and after, ``[len(tokens), vocabulary]`` in float32."""
-        self.cache.reserve(start + len(tokens))
-        positions = torch.arange(start, start + len(tokens), device=self.device)
-        ids = torch.zeros(start + len(tokens), dtype=torch.long, device=self.device)
-        ids[start:] = torch.tensor(tokens, device=self.device)
-        flight = self._flight(ids, rotary, positions)
+        end = start + len(tokens)
+        self.cache.reserve(end)
+        ids = torch.tensor(tokens, device=self.device)
+        positions = torch.arange(start, end, device=self.device)
+        flight = self._flight(ids, positions, end, rotary)
         flight.run_to(len(self.modules.layers))
         return self.modules.logits(flight.hidden[0]).float()

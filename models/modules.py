@@ -36,6 +36,16 @@ class Modules:
         """``(L, H_kv, D)``."""
         return len(self.layers), self.n_kv_heads, self.head_dim
 
+    def kv_shape(self, tokens: int) -> tuple[int, int, int, int, int]:
+        """``[2, L, H_kv, N, D]`` of the keys and values of ``N`` tokens."""
+        n_layers, n_heads, head_dim = self.cache_shape
+        return 2, n_layers, n_heads, tokens, head_dim
+
+    @property
+    def dtype_name(self) -> str:
+        """``float32``, ``bfloat16`` or ``float16``, as options and files spell it."""
+        return str(self.dtype).removeprefix("torch.")
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Final norm and LM head: ``[..., hidden]`` → ``[..., vocabulary]``."""
         return self.model.lm_head(self.model.model.norm(hidden))

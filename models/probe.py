@@ -21,7 +21,7 @@ class Flight:
 
     Parameters
     ----------
-    positions : ``[R]`` sorted global positions of the rows.
+    ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
     rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
     """
 
@@ -41,7 +41,7 @@ class Flight:
         self.rotary = rotary
         self.backend = backend
         self.layer = 0
-        self.hidden = modules.embed(ids[positions][None])
+        self.hidden = modules.embed(ids[None])
         self._prepare(positions)
 
     def keep(self, positions: Tensor) -> None:

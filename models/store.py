@@ -6,6 +6,7 @@ A file is a dict with a tensor and a ``meta`` dict, readable with
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 from dataclasses import dataclass, field
@@ -50,10 +51,10 @@ def describe(
         "model": model,
         "weights": weights,
         "tokenizer": tokenizer,
-        "dtype": str(modules.dtype).removeprefix("torch."),
+        "dtype": modules.dtype_name,
         "rope": {key: rope[key] for key in sorted(rope)},
         "chunking": dict(chunking),
-        "shape": [2, *modules.cache_shape[:2], len(prompt), modules.head_dim],
+        "shape": list(modules.kv_shape(len(prompt))),
         "spans": [list(span) for span in prompt.segments],
         "tokens": prompt.sha256(),
         "libraries": {
@@ -174,6 +175,10 @@ class KVFile:
     remedy: str
     _memory: Tensor | None = field(default=None, repr=False)
 
+    def check(self) -> None:
+        """Raise what reading the file would raise, without reading its tensor."""
+        read(self.path, self.expected, self.remedy, "kv")
+
     def forget(self) -> bool:
         """Drop the file from memory and from the page cache; False where that cannot be done."""
         self._memory = None
@@ -199,11 +204,6 @@ class KVFile:
         watch.lap("transfer")
 
 
-def check(file: KVFile) -> None:
-    """Raise what reading the file would raise, without reading its tensor."""
-    read(file.path, file.expected, file.remedy, "kv")
-
-
 def _advise(path: Path, advice: str) -> bool:
     """Tell the system what will be done with a file's pages; False where it takes no advice."""
     if not hasattr(os, "posix_fadvise"):
@@ -226,5 +226,4 @@ def item_folder(root: str | Path, model: str, dataset: str, item_id: str) -> Pat
 
 def kv_bytes(modules: Modules, tokens: int) -> int:
     """Bytes of ``kvs.pt``'s tensor for ``tokens`` tokens."""
-    n_layers, n_heads, head_dim = modules.cache_shape
-    return 2 * n_layers * n_heads * head_dim * tokens * modules.dtype.itemsize
+    return math.prod(modules.kv_shape(tokens)) * modules.dtype.itemsize

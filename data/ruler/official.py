@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import json
-import lzma
 import re
-import zlib
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from data.datasets import Dataset
+from data.jsonl import objects, opened
 from models.errors import UserError
 
-_OPENERS = {"": open, ".gz": gzip.open, ".xz": lzma.open}
+_ENDINGS = ("", ".gz", ".xz")
 _FIELDS: dict[str, type] = {"index": int, "input": str, "outputs": list, "length": int}
 
 
@@ -53,7 +50,7 @@ def from_folder(
 def _files(folder: Path, task: str) -> dict[int | None, Path]:
     """The task's files by the tokens that their names tell, None where the name tells none."""
     for name in (f"{task}/validation.jsonl", f"{task}.jsonl"):
-        for end in _OPENERS:
+        for end in _ENDINGS:
             if (path := folder / f"{name}{end}").is_file():
                 return {None: path}
     pattern = re.compile(rf"{re.escape(task)}_(\d+)\.jsonl(\.gz|\.xz)?")
@@ -67,17 +64,9 @@ def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[dict]:
     `context_length` is `tokens`, or else the length of the file's longest row in the tokens of
     whoever made it. Raises UserError naming the file and line of a row that is not RULER's.
     """
-    records, number = [], 0
-    opener: Any = _OPENERS.get(path.suffix, open)
-    try:
-        with opener(path, "rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    records.append(_record(line, f"{path}, line {number}"))
-    except (EOFError, OSError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(
-            f"{path} is damaged or cut short after line {number} ({error}); make it again"
-        ) from None
+    with opened(path) as lines:
+        found = objects(lines, str(path), "make it again", "row of RULER")
+        records = [(_checked(record, here), here) for record, here in found]
     if not records:
         raise UserError(f"{path} holds no rows; make it again")
     longest = tokens or max(record["length"] for record, _ in records)
@@ -87,15 +76,7 @@ def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[dict]:
     return rows
 
 
-def _record(line: bytes, where: str) -> tuple[dict[str, Any], str]:
-    try:
-        record = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON, or cut short ({error}); make it again") from None
-    if not isinstance(record, dict):
-        raise UserError(f"{where}: not a JSON object; every line must be one row of RULER")
+def _checked(record: dict[str, Any], where: str) -> dict[str, Any]:
     if missing := [field for field in _FIELDS if field not in record]:
         raise UserError(f"{where}: the row lacks {', '.join(missing)}; RULER's rows have them")
     for field, kind in _FIELDS.items():
@@ -103,12 +84,12 @@ def _record(line: bytes, where: str) -> tuple[dict[str, Any], str]:
             raise UserError(f"{where}: {field} must be {kind.__name__}, not {record[field]!r:.60}")
     if not record["outputs"] or not all(isinstance(text, str) for text in record["outputs"]):
         raise UserError(f"{where}: outputs must be a list of at least one text")
-    return record, where
+    return record
 
 
 def _row(dataset: Dataset, record: dict[str, Any], tokens: int, where: str) -> dict:
     context, asked = split(dataset, record["input"], where)
-    begun = dataset.answer_prefix.replace("{input}", asked)
+    begun = dataset.begin(asked)
     if record.get("answer_prefix", begun).strip() != begun.strip():
         raise UserError(f"{where}: answer_prefix is not {dataset.name}'s, {begun.strip()!r}")
     return {

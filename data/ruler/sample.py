@@ -62,6 +62,6 @@ def with_example(dataset: Dataset, example: Sample, answer: str, context: str) -
 
     The prompt's instruction becomes the example's, and the context brings its own.
     """
-    begun = dataset.answer_prefix.replace("{input}", example.input)
+    begun = dataset.begin(example.input)
     solved = example.context + dataset.ask(example.input) + begun + answer
     return solved + dataset.instruction + context
