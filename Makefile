@@ -28,16 +28,22 @@ CHUNK = $(WHAT) $(FOLDERS) $(call option,CHUNKING,chunking) $(call option,CHUNK_
 	$(call option,LONGBENCH_DIR,longbench-dir) $(call option,RULER_DIR,ruler-dir) \
 	$(call option,LENGTHS,lengths) $(call option,DEPTHS,depths) $(call option,HAYSTACK,haystack) \
 	$(call option,DATA_SEED,data-seed)
-PRECOMPUTE = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,SURPRISAL,surprisal)
+PRECOMPUTE = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,SURPRISAL,surprisal) \
+	$(call option,SINKS,sinks)
 EVAL = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,REUSE,reuse) $(call option,RATE,rate) \
-	$(call option,MAX_NEW_TOKENS,max-new-tokens) $(call option,CHECK_LAYER,check-layer) \
-	$(call option,BLEND_GAP_SOURCE,blend-gap-source) $(call option,SEED,seed) \
-	$(call option,FRESH,fresh)
+	$(call option,MAX_NEW_TOKENS,max-new-tokens) $(call option,SEED,seed) \
+	$(call option,DEVIATION,deviation) $(call option,FRESH,fresh) \
+	$(call option,CHECK_LAYER,check-layer) $(call option,CHECK,check) \
+	$(call option,PER_HEAD,per-head) $(call option,EDGE_CORRECTED,edge-corrected) \
+	$(call option,BLEND_GAP_SOURCE,blend-gap-source) \
+	$(call option,FILTER_LAYERS,filter-layers) $(call option,FUSION,fusion) \
+	$(call option,ALPHA,alpha) $(call option,NORMALIZE,normalize) $(call option,LEGO_K,lego-k) \
+	$(call option,POSITIONS,positions) $(call option,POOL,pool)
 
 announce = @echo "$(1): MODEL=$(MODEL) DATASET=$(DATASET)"
 remember = @printf 'MODEL ?= %s\nDATASET ?= %s\n' '$(MODEL)' '$(DATASET)' > $(LAST)
 
-.PHONY: help setup demo chunk precompute eval report gate doctor bench lint test clean
+.PHONY: help setup demo chunk precompute eval sweep report gate doctor bench lint test clean
 
 ##@ Pipeline
 chunk: $(READY)  ## stage 1: split DATASET's documents into token chunks for MODEL
@@ -57,6 +63,14 @@ eval: $(READY)  ## stage 3: answer with each method of REUSE and measure (builds
 	@$(PY) -m chunk --only-if-missing $(CHUNK)
 	$(if $(filter-out no,$(or $(REUSE),debug)),@$(PY) -m precompute $(PRECOMPUTE))
 	@$(PY) -m eval $(EVAL)
+	$(remember)
+
+sweep: $(READY)  ## stage 3 over a grid of REUSE and RATE: one table, sweep.json and a picture
+	$(call announce,sweep)
+	@$(PY) -m eval.sweep --check-options $(EVAL)
+	@$(PY) -m chunk --only-if-missing $(CHUNK)
+	@$(PY) -m precompute $(PRECOMPUTE)
+	@$(PY) -m eval.sweep $(EVAL)
 	$(remember)
 
 report: $(READY)  ## tables over all finished runs of MODEL on DATASET
@@ -127,11 +141,23 @@ help:  ## this list
 #?   HAYSTACK          folder of text for generated rows (Paul Graham's essays)
 #?   DATA_SEED         seed of generated rows (0)
 #?   SAMPLE            0 refuses the built-in sample where LongBench cannot be had
-#?   SURPRISAL         1 keeps each token's surprisal beside its KVs
-#?   REUSE             methods: no full cat random debug blend (a3 and cacheblend are aliases)
-#?   RATE              share of document tokens that is recomputed, 0 to 1 (0.15)
+#?   SURPRISAL         1 keeps each token's surprisal beside its KVs (for surprisal_chunk)
+#?   SINKS             1 keeps the attention that each token draws beside its KVs (for attnlink)
+#?   REUSE             methods, with options of their own after a colon (debug:check=cached):
+#?                     no full cat random tail_ratio epic blend debug blend_debug attnlink
+#?                     surprisal_chunk prophet oracle_kv oracle_attn (a3 and cacheblend are aliases)
+#?   RATE              share of document tokens that is recomputed, 0 to 1 (0.15); several for sweep
 #?   CHECK_LAYER       layer at which debug and blend score (1)
+#?   CHECK             debug: dense, or cached: score against cached keys, no layer runs dense
+#?   PER_HEAD          1: debug takes a softmax of each head by itself
+#?   EDGE_CORRECTED    1: debug pools over the neighbours that exist only
 #?   BLEND_GAP_SOURCE  v or k: what blend compares (v)
+#?   FILTER_LAYERS     layers over which blend narrows its choice (1)
+#?   FUSION ALPHA NORMALIZE   blend_debug: mul, sum or rank; weight of the deviation; minmax or rank
+#?   LEGO_K            epic: tokens of each chunk, instead of the rate's share
+#?   POSITIONS         attnlink: JSON file of positions by item id
+#?   POOL              prophet: neighbours to average over (1: off)
+#?   DEVIATION         1 measures KVs and attention layer by layer (eval: 0, sweep: 1)
 #?   MAX_NEW_TOKENS    length of an answer (as the benchmark says)
 #?   SEED              seed of the random control and of the bootstrap (0)
 #?   FRESH             1 throws earlier results of the same run away

@@ -1,218 +1,86 @@
-"""``make bench``: speed of precompute and of prefill on this machine, against the library's own.
+"""``make bench``: speed of precompute, prefill and decoding here, beside the library's own.
 
-Run it from the repository root with nothing else running: ``python -m bench``. Rounds interleave
-all contestants, so that a slow minute hits all of them; medians are reported.
+Run it from the repository root with nothing else running: ``python -m bench``. Contestants take
+turns, so that a slow minute hits all of them; medians are reported, with the fastest and slowest
+round. It leaves ``outputs/bench/bench.json`` and ``bench.png``.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
-import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any
 
-import torch
-from tqdm import tqdm
-
-from bench.prompts import QUESTION_TOKENS, real_prompt
-from data.cli import option, run
-from data.environment import describe, peak_mb
-from data.session import ModelConfig
-from models import selectors, store
-from models.atomic import writing
-from models.attention import INTERFACE
-from models.capture import capture
-from models.engine import Engine
-from models.flops import flop_limit
-from models.load import load
-from models.source import resolve
-from models.spans import Prompt
-from models.timing import synchronize
-from models.tokenizer import fingerprint, load_tokenizer
-
-
-@dataclass
-class BenchConfig(ModelConfig):
-    """Measure precompute and prefill at several prompt lengths."""
-
-    lengths: list[int] = option([1024, 2048, 4096], "prompt lengths in tokens")
-    methods: list[str] = option(["full", "random", "blend", "debug"], "methods to time")
-    rate: float = option(0.15, "share of document positions that is recomputed")
-    rounds: int = option(5, "interleaved rounds after the warm-up")
-    chunk_size: int = option(512, "tokens of a chunk")
-
-
-class Bench:
-    """One model, its engine, and the library's own forward over the same weights."""
-
-    def __init__(self, config: BenchConfig) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
-        self.config = config
-        source = resolve(config.model)
-        self.tokenizer = load_tokenizer(source)
-        self.loaded = load(source, self.tokenizer, config.device, config.dtype)
-        self.engine = Engine(self.loaded.model, config.backend)
-        self.sink = [self.tokenizer.bos_token_id or 0]
-
-    @torch.inference_mode()
-    def library(self, ids: list[list[int]], head: bool) -> float:
-        """Milliseconds of the library's own SDPA forward over a batch of equal lengths."""
-        model = self.loaded.model
-        model.set_attn_implementation("sdpa")
-        try:
-            batch = torch.tensor(ids, device=self.engine.device)
-            synchronize(self.engine.device)
-            start = time.perf_counter()
-            if head:
-                model(batch, use_cache=True, logits_to_keep=1).logits[0, -1].argmax().item()
-            else:
-                model.model(batch, use_cache=True)
-            synchronize(self.engine.device)
-            return (time.perf_counter() - start) * 1e3
-        finally:
-            model.set_attn_implementation(INTERFACE)
-
-    def capture_ms(self, prompt: Prompt) -> float:
-        """Milliseconds of stage 2's forward, without the disk."""
-        start = time.perf_counter()
-        capture(self.engine.modules, prompt, self.sink)
-        synchronize(self.engine.device)
-        return (time.perf_counter() - start) * 1e3
-
-    def precompute_row(self) -> dict[str, Any]:
-        """Tokens/s of stage 2 beside the library's batched forward over the same chunks."""
-        size = self.config.chunk_size
-        prompt = real_prompt(self.tokenizer, 8 * (size - 1) + QUESTION_TOKENS, size - 1, prefix=0)
-        chunks = [[*self.sink, *prompt.ids[slice(*span)]] for span in prompt.chunks]
-        only_chunks = Prompt.join([], [c[1:] for c in chunks], [prompt.ids[-1]])
-        tokens = sum(map(len, chunks))
-        times = self._rounds(
-            {
-                "library": lambda: self.library(chunks, head=False),
-                "kvfuse": lambda: self.capture_ms(only_chunks),
-            }
-        )
-        ours, theirs = (tokens / median(times[name]) * 1e3 for name in ("kvfuse", "library"))
-        return {
-            "chunks": len(chunks),
-            "chunk_tokens": size,
-            "tokens_per_s": ours,
-            "library_tokens_per_s": theirs,
-            "ratio": ours / theirs,
-        }
-
-    def prefill_rows(self, n: int, folder: Path) -> list[dict[str, Any]]:
-        """TTFT of every method at ``n`` tokens, cache-ready and cold, beside two full prefills."""
-        engine, config = self.engine, self.config
-        prompt = real_prompt(self.tokenizer, n, config.chunk_size)
-        meta = store.describe(
-            engine.modules,
-            prompt,
-            model=self.loaded.name,
-            weights=self.loaded.fingerprint,
-            tokenizer=fingerprint(self.tokenizer),
-            chunking={"chunk_size": config.chunk_size},
-        )
-        store.write(folder, capture(engine.modules, prompt, self.sink), meta)
-        file = store.KVFile(folder / store.KVS, meta, "make bench")
-        engine.cache.reserve(n)
-        recomputed: dict[str, torch.Tensor] = {}
-
-        def fused(method: str, cold: bool) -> float:
-            if cold:
-                file.forget()
-            prefill = engine.fused_prefill(
-                prompt,
-                file.cold if cold else file.ready,
-                selectors.make(method),
-                config.rate,
-                torch.Generator().manual_seed(0),
-            )
-            recomputed[method] = prefill.recomputed
-            return prefill.ttft_ms
-
-        contestants: dict[str, Callable[[], float]] = {
-            "library": lambda: self.library([list(prompt.ids)], head=True),
-            "kvfuse": lambda: engine.full_prefill(prompt).ttft_ms,
-        }
-        for method in config.methods:
-            contestants[f"{method} cold"] = partial(fused, method, cold=True)
-            contestants[f"{method} ready"] = partial(fused, method, cold=False)
-        times = {name: median(values) for name, values in self._rounds(contestants).items()}
-        rows = []
-        for method in config.methods:
-            dense = selectors.make(method).dense_layers
-            limit = flop_limit(engine.modules, prompt, recomputed[method], dense)
-            ready = times[f"{method} ready"]
-            rows.append(
-                {
-                    "n": n,
-                    "rate": config.rate,
-                    "method": method,
-                    "backend": engine.backend,
-                    "dtype": engine.modules.dtype_name,
-                    "threads": torch.get_num_threads(),
-                    "ready_ms": ready,
-                    "cold_ms": times[f"{method} cold"],
-                    "full_ms": times["kvfuse"],
-                    "library_full_ms": times["library"],
-                    "speedup_ready": times["kvfuse"] / ready,
-                    "speedup_cold": times["kvfuse"] / times[f"{method} cold"],
-                    "flop_limit": limit,
-                    "share_of_limit": times["kvfuse"] / ready / limit,
-                    "peak_mb": peak_mb(),
-                }
-            )
-        return rows
-
-    def _rounds(self, contestants: dict[str, Callable[[], float]]) -> dict[str, list[float]]:
-        """Warm everything up, then time everything once a round."""
-        times: dict[str, list[float]] = {name: [] for name in contestants}
-        for index in tqdm(range(self.config.rounds + 1), "bench", unit="round", disable=None):
-            for name, measure in contestants.items():
-                elapsed = measure()
-                if index:
-                    times[name].append(elapsed)
-        return times
+from bench import breakeven, table
+from bench.config import BenchConfig
+from bench.decode import decode_row
+from bench.precompute import precompute_row
+from bench.prefill import PrefillBench
+from bench.stand import Stand
+from data.cli import run
+from data.environment import describe
+from models.atomic import disk_errors, writing
 
 
 def main(config: BenchConfig) -> None:
-    """Measure, print the tables, and write ``outputs/bench/bench.json``."""
-    bench = Bench(config)
-    precompute = bench.precompute_row()
-    print(
-        f"precompute: {precompute['tokens_per_s']:.0f} tokens/s, the library's batched forward "
-        f"{precompute['library_tokens_per_s']:.0f} ({precompute['ratio']:.2f}x)\n"
-    )
-    header = ("N", "method", "library ms", "full ms", "ready ms", "cold ms", "speed-up", "of limit")
-    print("  ".join(f"{name:>10}" for name in header))
-    rows = []
-    with tempfile.TemporaryDirectory(dir=".") as folder:
-        for n in config.lengths:
-            for row in bench.prefill_rows(n, Path(folder)):
-                cells = [str(row["n"]), row["method"]]
-                cells += [
-                    f"{row[key]:.0f}"
-                    for key in ("library_full_ms", "full_ms", "ready_ms", "cold_ms")
-                ]
-                cells += [f"{row['speedup_ready']:.2f}x", f"{100 * row['share_of_limit']:.0f}%"]
-                print("  ".join(f"{cell:>10}" for cell in cells), flush=True)
-                rows.append(row)
+    """Measure, print the tables, and write the results and the figure."""
+    stand = Stand.build(config)
+    print(stand.llama_note, flush=True)
+    precompute = precompute_row(stand)
+    print(table.precompute_line(precompute) + "\n\n" + table.header(), flush=True)
+    rows: list[dict[str, Any]] = []
+    decode: list[dict[str, Any]] = []
+    for n in config.lengths:
+        at_n, decoded = _at(stand, n)
+        rows += at_n
+        decode += decoded
+        print(*map(table.line, at_n), sep="\n", flush=True)
+    firsts = {row["n"]: row for row in reversed(rows)}
+    print("", *map(table.full_line, (firsts[n] for n in sorted(firsts))), sep="\n")
+    print("", *map(table.decode_line, decode), "", table.cold_line(rows), sep="\n")
+    method = config.headline
+    points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
+    print(*table.break_even_lines(points, method, config.rate), sep="\n")
+    folder = Path(config.outputs) / "bench"
+    environment = describe(stand.loaded, stand.engine())
     result = {
-        "environment": describe(bench.loaded, bench.engine),
+        "environment": environment,
+        "model": stand.loaded.name,
+        "rounds": config.rounds,
+        "chunk_size": config.chunk_size,
+        "llama_cpp": stand.llama_note,
         "precompute": precompute,
         "rows": rows,
+        "decode": decode,
+        "break_even": {
+            "method": method,
+            "rate": config.rate,
+            "disks": breakeven.break_even(points),
+        },
     }
-    path = Path(config.outputs) / "bench" / "bench.json"
-    with writing(path) as file:
+    with writing(folder / "bench.json") as file:
         file.write(json.dumps(result, indent=2).encode() + b"\n")
-    print(f"\nbench: {path}")
+    from bench import figure  # brings matplotlib in, which no measurement needs
+
+    title = (
+        f"{stand.loaded.name}, {environment['dtype']}, {environment['device']}, "
+        f"{environment['threads']} threads"
+    )
+    figure.draw(rows, method, config.rate, title, folder / "bench.png")
+    print(f"\nbench: {folder / 'bench.json'}, {folder / 'bench.png'}")
+
+
+def _at(stand: Stand, n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Prefill rows and decode rows at one length; its KVs lie on the disk of ``KVS=`` meanwhile."""
+    config = stand.config
+    root = Path(config.kvs)
+    with disk_errors(root):
+        root.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(dir=root, prefix=".bench-")
+    with folder:
+        bench = PrefillBench(stand, n, config.cases(n), Path(folder.name))
+        return bench.rows(), [decode_row(bench)]
 
 
 if __name__ == "__main__":

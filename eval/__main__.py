@@ -19,7 +19,7 @@ def main(config: EvalConfig) -> None:
     warm: set[str] = set()
     by_dataset = [evaluate_dataset(session, config, warm) for session in begin(config)]
     if len(by_dataset) == 1:
-        print(f"\n{report.table(by_dataset[0])}")
+        print(f"\n{report.compared(by_dataset[0])}")
     else:
         print(f"\n{overview.table(by_dataset)}")
 

@@ -19,6 +19,17 @@ def kl_divergence(reference: Tensor, other: Tensor) -> float:
     return max(0.0, float((p.exp() * (p - q)).sum()))
 
 
+def mean_kl(reference: Tensor, other: Tensor) -> float:
+    """Mean of :func:`kl_divergence` along an answer, teacher-forced.
+
+    Parameters
+    ----------
+    reference, other : logits ``[answer tokens, vocabulary]``.
+    """
+    pairs = zip(reference, other, strict=True)
+    return sum(kl_divergence(*pair) for pair in pairs) / len(reference)
+
+
 def agreement(logits: Tensor, answer: Sequence[int]) -> float:
     """Share of ``answer``'s tokens that are the most likely ones, teacher-forced.
 

@@ -29,8 +29,7 @@ class RunFolder:
     def __init__(
         self, root: Path, label: str, config: dict[str, Any], machine: dict[str, Any]
     ) -> None:
-        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
-        self.path = root / f"{label}-{digest}"
+        self.path = root / f"{label}-{digest(config)}"
         self.config = config
         self.machine = machine
         self.records: dict[str, dict[str, Any]] = {}
@@ -128,6 +127,11 @@ class RunFolder:
             file.write(dumps(result))
         with writing(self.path / "result.txt") as file:
             file.write(text.encode())
+
+
+def digest(config: Any) -> str:
+    """8 hex over a configuration."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def dumps(value: Any) -> bytes:

@@ -56,7 +56,7 @@ def table(by_dataset: Sequence[Results]) -> str:
 
 
 def _cells(results: Results) -> list[tuple[float, float, float]]:
-    return [(r["score"], r["kl_first"], r["speedup"]["ready"]) for r in results]
+    return [(r["score"], r["kl_first"], r["speedup"]["ready"] or np.nan) for r in results]
 
 
 def _format(name: str, n: int, metric: str, full: float, cells: Sequence[Sequence[float]]) -> str:

@@ -9,29 +9,33 @@ from typing import Any
 
 from data import datasets
 from data.cli import StageConfig, run
+from eval import compare
 from models.errors import UserError
 from models.source import resolve
 
 COLUMNS = (
-    ("method", "<12"),
-    ("speed-up", ">8"),
-    ("(cold)", ">7"),
-    ("limit", ">6"),
-    ("TTFT ms", ">8"),
-    ("(cold)", ">7"),
-    ("KL first", ">9"),
-    ("agree %", ">8"),
-    ("score", ">6"),
-    ("95% interval", ">13"),
-    ("retention %", ">11"),
+    ("method", "<"),
+    ("speed-up", ">"),
+    ("(cold)", ">"),
+    ("limit", ">"),
+    ("TTFT ms", ">"),
+    ("(cold)", ">"),
+    ("select", ">"),
+    ("KL first", ">"),
+    ("KL answer", ">"),
+    ("agree %", ">"),
+    ("score", ">"),
+    ("95% interval", ">"),
+    ("retention %", ">"),
 )
 LEGEND = (
     "speed-up: median full prefill / median TTFT, KVs in memory; (cold): KVs read from disk; "
-    "limit: by arithmetic alone.\n"
-    "KL first: distance (nats) of the first token's distribution from the full prefill's; agree: "
-    "share of the full prefill's\nown answer that the method gives, token by token; retention: "
-    "score as a share of the full prefill's."
+    "limit: by arithmetic alone;\nselect: ms of TTFT that the choice takes. KL: distance (nats) "
+    "from the full prefill, of the first token's distribution and\nin the mean along the full "
+    "prefill's own answer; agree: share of that answer that the method gives, token by token;\n"
+    "retention: score as a share of the full prefill's."
 )
+ORACLES = "* oracle: an upper bound that has seen the full prefill; it has no time of its own."
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
@@ -49,15 +53,14 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         f"full prefill: {first['full_prefill_ms']['median']:.0f} ms TTFT in the median, "
         f"{first['metric']} {first['full_score']:.1f}",
         "",
-        "  ".join(f"{name:{spec}}" for name, spec in COLUMNS),
     ]
-    for result in results:
-        lines.append(
-            "  ".join(
-                f"{cell:{spec}}" for cell, (_, spec) in zip(_row(result), COLUMNS, strict=True)
-            )
-        )
-    return "\n".join([*lines, "", LEGEND])
+    rows = [[name for name, _ in COLUMNS], *map(_row, results)]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    for row in rows:
+        cells = zip(row, COLUMNS, widths, strict=True)
+        lines.append("  ".join(f"{cell:{side}{width}}" for cell, (_, side), width in cells))
+    oracles = [ORACLES] if any(result["oracle"] for result in results) else []
+    return "\n".join([*lines, "", LEGEND, *oracles])
 
 
 def label(result: dict[str, Any]) -> str:
@@ -67,40 +70,40 @@ def label(result: dict[str, Any]) -> str:
 
 
 def _row(result: dict[str, Any]) -> list[str]:
-    ttft = result["ttft_ms"]
+    ttft = {when: found and found["median"] for when, found in result["ttft_ms"].items()}
     low, high = result["score_ci95"]
     retention = result["retention"]
     return [
-        label(result),
-        f"{result['speedup']['ready']:.2f}x",
-        f"{result['speedup']['cold']:.2f}x",
-        f"{result['flop_limit']:.2f}x",
-        f"{ttft['ready']['median']:.0f}",
-        f"{ttft['cold']['median']:.0f}",
+        label(result) + "*" * result["oracle"],
+        _show(result["speedup"]["ready"], 2, "x"),
+        _show(result["speedup"]["cold"], 2, "x"),
+        _show(result["flop_limit"], 2, "x"),
+        _show(ttft["ready"], 0),
+        _show(ttft["cold"], 0),
+        _show(result["select_ms"], 1),
         f"{result['kl_first']:.3f}",
+        f"{result['kl_mean']:.3f}",
         f"{100 * result['top1_agreement']:.1f}",
         f"{result['score']:.1f}",
         f"{low:.1f} to {high:.1f}",
-        f"{100 * retention:.0f}" if retention is not None else "n/a",
+        "n/a" if retention is None else f"{100 * retention:.0f}",
     ]
+
+
+def _show(value: float | None, digits: int, unit: str = "") -> str:
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
 
 
 def details(result: dict[str, Any]) -> str:
     """The table and below it what it leaves out, for ``result.txt``."""
-    parts = result["ttft_parts_ms"]
     memory = result["memory_mb"]
     checks = "; ".join(f"{c['name']}: {c['distance']:.1e}" for c in result["gate"]["checks"])
     tpot = result["tpot_ms"]["median"]
     lines = [
         table([result]),
         "",
-        "cold TTFT by part, ms: " + ", ".join(f"{name} {ms:.1f}" for name, ms in parts.items()),
-        f"TTFT p95, ms: ready {result['ttft_ms']['ready']['p95']:.0f}, "
-        f"cold {result['ttft_ms']['cold']['p95']:.0f}, "
-        f"full prefill {result['full_prefill_ms']['p95']:.0f}",
-        f"TPOT median, ms: {tpot:.1f}"
-        if tpot is not None
-        else "TPOT: no answer had a second token",
+        *_times(result),
+        f"TPOT median, ms: {tpot:.1f}" if tpot is not None else "TPOT: not measured",
         f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's "
         f"KV {memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
         *_more_scores(result),
@@ -109,6 +112,19 @@ def details(result: dict[str, Any]) -> str:
         f"{result['config']['inputs']}, weights {result['config']['weights']}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _times(result: dict[str, Any]) -> list[str]:
+    """Parts of TTFT and its 95th percentiles, as far as they were measured."""
+    lines = []
+    for when, name in (("cold", "ttft_parts_ms"), ("ready", "ttft_parts_ready_ms")):
+        if result[name]:
+            parts = ", ".join(f"{part} {ms:.1f}" for part, ms in result[name].items())
+            lines.append(f"{when} TTFT by part, ms: {parts}")
+    measured = {when: times for when, times in result["ttft_ms"].items() if times}
+    measured["full prefill"] = result["full_prefill_ms"]
+    p95 = ", ".join(f"{when} {times['p95']:.0f}" for when, times in measured.items())
+    return [*lines, f"TTFT p95, ms: {p95}"]
 
 
 def _more_scores(result: dict[str, Any]) -> list[str]:
@@ -139,7 +155,13 @@ def tables(config: StageConfig, dataset: str) -> str:
     ):
         same = {k: v for k, v in result["config"].items() if k not in ("method", "options")}
         groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
-    return "\n\n".join(table(group) for group in groups.values())
+    return "\n\n".join(compared(group) for group in groups.values())
+
+
+def compared(results: Sequence[dict[str, Any]]) -> str:
+    """The table and, where there is something to compare, the differences below it."""
+    seed = results[0]["config"]["seed"]
+    return "\n\n".join([table(results), *([compare.table(results, seed)] * (len(results) > 1))])
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,19 @@ from data import environment
 from data.inputs import Item
 from data.session import Session
 from eval import gating, report
-from eval.config import EvalConfig
+from eval.config import MethodsConfig, Variant
 from eval.folder import RunFolder
 from eval.items import Evaluator
 from eval.summary import summarize
 from models import store
 from models.errors import UserError
-from models.selectors import FULL_PREFILL
+
+Runs = list[tuple[Variant, RunFolder]]
 
 
-def evaluate_dataset(session: Session, config: EvalConfig, warm: set[str]) -> list[dict[str, Any]]:
+def evaluate_dataset(
+    session: Session, config: MethodsConfig, warm: set[str]
+) -> list[dict[str, Any]]:
     """Results of all methods; finished items of earlier runs are not done again.
 
     Parameters
@@ -29,22 +33,20 @@ def evaluate_dataset(session: Session, config: EvalConfig, warm: set[str]) -> li
     warm : methods that this process has run already; added to.
     """
     evaluator = Evaluator(session, config)
-    items = session.inputs.items
     check_room(session, evaluator.max_new_tokens)
-    check_layer(session, config.check_layer)
-    if any(method != FULL_PREFILL for method in config.reuse):
-        for item in items:
-            evaluator.file(item).check()
+    check_layers(session, config.variants)
+    for item in session.inputs.items:
+        evaluator.check(item)
     gate = gating.checked(session)
     with ExitStack() as stack:
-        runs = {
-            method: stack.enter_context(folder(session, evaluator, method).opened(config.fresh))
-            for method in config.reuse
-        }
+        runs = [
+            (variant, stack.enter_context(folder(session, evaluator, variant).opened(config.fresh)))
+            for variant in config.variants
+        ]
         evaluate(session, evaluator, runs, warm)
         results = []
-        for method, run_folder in runs.items():
-            result = conclude(session, evaluator, run_folder, gate)
+        for variant, run_folder in runs:
+            result = conclude(session, evaluator, variant, run_folder, gate)
             run_folder.finish(result, report.details(result))
             if session.dataset.suite == "needle":
                 from eval import heatmap  # brings matplotlib in, which nothing else needs
@@ -52,7 +54,8 @@ def evaluate_dataset(session: Session, config: EvalConfig, warm: set[str]) -> li
                 title = f"Needle in a haystack: {session.source.name}, {report.label(result)}"
                 heatmap.draw(result["items"], title, run_folder.path / "heatmap.png")
             results.append(result)
-            print(f"eval: {session.dataset.name} {method} -> {run_folder.path}")
+            if config.cold:
+                print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
     return results
 
 
@@ -68,17 +71,22 @@ def check_room(session: Session, max_new_tokens: int) -> None:
         )
 
 
-def check_layer(session: Session, layer: int) -> None:
+def check_layers(session: Session, variants: list[Variant]) -> None:
     """Refuse a check layer that the model lacks, before a folder is made for the run."""
     last = len(session.engine.modules.layers) - 1
-    if layer > last:
-        raise UserError(f"CHECK_LAYER={layer} does not exist: the model has layers 0 to {last}")
+    for variant in variants:
+        first = variant.options.get("check_layer", 0)
+        deepest = first + variant.options.get("filter_layers", 1) - 1
+        if deepest > last:
+            raise UserError(
+                f"{variant.spec} asks for layer {deepest} (CHECK_LAYER={first}): the model has "
+                f"layers 0 to {last}"
+            )
 
 
-def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
+def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
     """The run's folder, named from every option that changes its result."""
     config = evaluator.config
-    options = config.options(method)
     settings = session.inputs.settings
     identity = {
         "model": session.source.name,
@@ -90,59 +98,65 @@ def folder(session: Session, evaluator: Evaluator, method: str) -> RunFolder:
         "inputs": session.inputs.fingerprint(),
         "items": len(session.inputs.items),
         "chunking": session.inputs.chunk_meta,
-        "method": method,
-        "options": options,
+        "method": variant.spec,
+        "options": variant.options,
         "max_new_tokens": evaluator.max_new_tokens,
         "seed": config.seed,
+        "cold": config.cold,
+        "deviation": config.deviation,
         "dtype": session.engine.modules.dtype_name,
         "device": session.loaded.device.type,
         "backend": session.engine.backend,
     }
-    rate = f"-r{options['rate']:g}" if "rate" in options else ""
+    rate = "" if variant.rate is None else f"-r{variant.rate:g}"
+    method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / session.dataset.name
     return RunFolder(root, label, identity, environment.machine(session.loaded.device))
 
 
-def evaluate(
-    session: Session, evaluator: Evaluator, runs: dict[str, RunFolder], warm: set[str]
-) -> None:
+def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: set[str]) -> None:
     """Item by item: the full prefill once, then every method that lacks this item."""
     items = session.inputs.items
-    pending = {
-        item.id: [
-            method for method, run_folder in runs.items() if item.id not in run_folder.records
-        ]
-        for item in items
-    }
+    pending = {item.id: [run for run in runs if item.id not in run[1].records] for item in items}
     todo = [item for item in items if pending[item.id]]
     if not todo:
         return
-    done = sum(len(run_folder.records) for run_folder in runs.values())
+    done = sum(len(run_folder.records) for _, run_folder in runs)
     if done:
         print(f"eval: resuming, {done} of {len(items) * len(runs)} results are there")
     longest = max(len(item.prompt) for item in items)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
-    warm_up(evaluator, todo[0], {*pending[todo[0].id]} - warm)
-    warm.update(runs)
+    warm_up(evaluator, todo[0], [variant for variant, _ in pending[todo[0].id]], warm)
     for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
+        evaluate_item(evaluator, item, pending[item.id])
+
+
+def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs) -> None:
+    """One item under these methods; what they share is let go of at the end."""
+    reference = evaluator.reference(item)
+    for variant, run_folder in runs:
+        run_folder.append(evaluator.record(item, variant, reference))
+
+
+def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: set[str]) -> None:
+    """Run every method once and throw it away: kernels and their choices are warm then."""
+    cold = [variant for variant in variants if variant.spec not in warm]
+    if cold:
         reference = evaluator.reference(item)
-        for method in pending[item.id]:
-            runs[method].append(evaluator.record(item, method, reference))
-
-
-def warm_up(evaluator: Evaluator, item: Item, methods: set[str]) -> None:
-    """Run everything once and throw it away: kernels and their choices are warm then."""
-    if methods:
-        evaluator.reference(item)
-    for method in methods:
-        if method != FULL_PREFILL:
-            evaluator.fuse(item, method)
+    for variant in cold:
+        if variant.selector and variant.spec not in warm:
+            evaluator.fuse(item, variant, reference)
+        warm.add(variant.spec)
 
 
 def conclude(
-    session: Session, evaluator: Evaluator, run_folder: RunFolder, gate: dict[str, Any]
+    session: Session,
+    evaluator: Evaluator,
+    variant: Variant,
+    run_folder: RunFolder,
+    gate: dict[str, Any],
 ) -> dict[str, Any]:
     """``result.json`` of one run."""
     items = session.inputs.items
@@ -152,6 +166,8 @@ def conclude(
     return {
         "note": session.inputs.note,
         "config": run_folder.config,
+        "oracle": variant.oracle,
+        "folder": str(run_folder.path),
         "environment": environment.describe(session.loaded, session.engine),
         "inputs": session.inputs.meta,
         "gate": gate,

@@ -1,12 +1,15 @@
-"""Summaries over items: mean, median, p95, bootstrap intervals."""
+"""Summaries over items: mean, median, p95, bootstrap intervals, paired differences and ratios."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 RESAMPLES = 10_000
+# Five items that all point one way do so by chance in 2 of 2^5 cases, which is more than 5%.
+FEWEST = 6
 
 
 def bootstrap(values: Sequence[float], seed: int, statistic: str = "mean") -> tuple[float, float]:
@@ -15,16 +18,102 @@ def bootstrap(values: Sequence[float], seed: int, statistic: str = "mean") -> tu
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     data = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
     function = np.mean if statistic == "mean" else np.median
-    draws = np.concatenate(
-        [
-            function(data[rng.integers(0, len(data), (1000, len(data)))], axis=1)
-            for _ in range(RESAMPLES // 1000)
-        ]
-    )
+    draws = np.concatenate([function(data[items], axis=1) for items in _resamples(len(data), seed)])
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
+
+
+def paired(
+    values: Sequence[float], others: Sequence[float], seed: int, statistic: str = "mean"
+) -> dict[str, Any]:
+    """Mean or median of the per-item differences ``values - others``, with its 95% interval.
+
+    Items are resampled whole, so what makes an item hard for both cancels out (Efron & Tibshirani
+    1993, chapter 8). For one seed and number of items every comparison draws the same items.
+
+    Returns
+    -------
+    dict with ``estimate`` (in the unit of ``values``) and ``ci95`` ([low, high]).
+
+    Raises
+    ------
+    ValueError : no items, or not as many of one as of the other.
+    """
+    ours, theirs = _pairs(values, others)
+    differences = ours - theirs
+    estimate = np.mean(differences) if statistic == "mean" else np.median(differences)
+    interval = bootstrap(differences.tolist(), seed, statistic)
+    return {"estimate": float(estimate), "ci95": list(interval)}
+
+
+def ratio(
+    numerators: Sequence[float], denominators: Sequence[float], seed: int
+) -> dict[str, float | list[float | None] | None]:
+    """Ratio of the two means over the same items, with its 95% paired bootstrap interval.
+
+    A resample whose denominators are all 0 has no ratio. It could be anything, so it counts below
+    every number for the lower end of the interval and above every number for the upper one; if its
+    numerators are not all 0 it is infinite and counts above at both ends. An end that this pushes
+    out of sight is None: the items do not bound it.
+
+    Parameters
+    ----------
+    numerators, denominators : not negative, one each per item.
+
+    Returns
+    -------
+    dict with ``estimate`` and ``ci95`` ([low, high]); both None where the denominators are all 0.
+
+    Raises
+    ------
+    ValueError : no items, or not as many of one as of the other.
+    """
+    above, below = _pairs(numerators, denominators)
+    if not below.any():
+        return {"estimate": None, "ci95": None}
+    sums = np.concatenate(
+        [[above[items].sum(1), below[items].sum(1)] for items in _resamples(len(above), seed)],
+        axis=1,
+    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        draws = sums[0] / sums[1]
+        ends = [
+            np.percentile(np.where(np.isnan(draws), unknown, draws), share)
+            for unknown, share in ((-np.inf, 2.5), (np.inf, 97.5))
+        ]
+    return {
+        "estimate": float(above.mean() / below.mean()),
+        "ci95": [float(end) if np.isfinite(end) else None for end in ends],
+    }
+
+
+def verdict(
+    ci95: Sequence[float],
+    higher_is_better: bool,
+    n: int | None = None,
+    resolution: float = 0.0,
+) -> str:
+    """What the interval of a difference allows to say: a claim needs all of it on one side of 0.
+
+    Parameters
+    ----------
+    n : number of items, if known; below ``FEWEST`` nothing is claimed, since the percentile
+        bootstrap leaves 0 out whenever so few differences have one sign.
+    resolution : differences up to this size are rounding; the interval has to lie beyond it.
+
+    Returns
+    -------
+    "better", "worse" or "not told apart".
+    """
+    low, high = ci95
+    if n is not None and n < FEWEST:
+        return "not told apart"
+    if low > resolution:
+        return "better" if higher_is_better else "worse"
+    if high < -resolution:
+        return "worse" if higher_is_better else "better"
+    return "not told apart"
 
 
 def spread(values: Sequence[float], seed: int) -> dict[str, float | list[float]]:
@@ -41,3 +130,17 @@ def middle(values: Sequence[float]) -> list[int]:
     order = sorted(range(len(values)), key=lambda i: values[i])
     half = len(order) // 2
     return order[half : half + 1] if len(order) % 2 else order[half - 1 : half + 1]
+
+
+def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
+    """Item indices ``[1000, n]`` of ``RESAMPLES`` resamples, the same for a seed and ``n``."""
+    rng = np.random.default_rng(seed)
+    for _ in range(RESAMPLES // 1000):
+        yield rng.integers(0, n, (1000, n))
+
+
+def _pairs(values: Sequence[float], others: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
+    if not len(first) or first.shape != second.shape:
+        raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
+    return first, second

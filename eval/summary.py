@@ -8,19 +8,22 @@ from typing import Any
 import numpy as np
 
 from data.datasets import Dataset
-from eval.stats import bootstrap, middle, spread
+from eval.stats import bootstrap, middle, ratio, spread
 from models.timing import PARTS
+
+MEANS = ("kl_first", "kl_mean", "top1_agreement")
 
 
 def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) -> dict[str, Any]:
     """Summary of one run's records, with 95% bootstrap intervals over items.
 
-    Times are in milliseconds, scores out of 100. ``ttft_parts_ms`` are those of the item whose cold
-    TTFT is the median (of the middle two, their mean), so that they sum to that median;
-    ``ttft_parts_ready_ms`` likewise. Speed-ups are ratios of medians.
+    Times are in milliseconds, scores out of 100; a time that was not measured, and everything that
+    follows from it, is None. ``ttft_parts_ms`` are those of the item whose cold TTFT is the median
+    (of the middle two, their mean), so that they sum to that median; ``ttft_parts_ready_ms``
+    likewise. Speed-ups are ratios of medians.
     """
 
-    def column(*keys: str) -> list[float]:
+    def column(*keys: str) -> list[Any]:
         values = []
         for record in records:
             value: Any = record
@@ -29,49 +32,66 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
             values.append(value)
         return values
 
-    def parts(name: str, times: list[float]) -> dict[str, float]:
+    def parts(name: str, times: list[float]) -> dict[str, float] | None:
+        if not _known(times):
+            return None
         chosen = middle(times)
         return {p: float(np.mean([records[i][name][p] for i in chosen])) for p in PARTS}
 
-    full, cold, ready = (
-        column("full_prefill_ms"),
-        column("ttft_ms", "cold"),
-        column("ttft_ms", "ready"),
-    )
+    full = column("full_prefill_ms")
+    times = {when: column("ttft_ms", when) for when in ("cold", "ready")}
     tpot = [value for value in column("tpot_ms") if value is not None]
-    score, full_score = float(np.mean(column("score"))), float(np.mean(column("full_score")))
-    median = {
-        name: float(np.median(v)) for name, v in (("full", full), ("cold", cold), ("ready", ready))
-    }
-    return {
+    ready_parts = [part for part in column("ttft_parts_ready_ms") if part is not None]
+    score, full_score = column("score"), column("full_score")
+    retention = ratio(score, full_score, seed)
+    summary = {
         "n": len(records),
         "metric": dataset.metric,
         "suite": dataset.suite,
         "group": dataset.group,
-        "score": score,
+        "score": float(np.mean(score)),
         "extra_scores": {
             name: float(np.mean(column("extra_scores", name))) for name in dataset.extra_metrics
         },
         "score_by_length": by_length(records) if dataset.suite == "longbench-e" else None,
-        "score_ci95": list(bootstrap(column("score"), seed)),
-        "full_score": full_score,
-        "retention": score / full_score if full_score else None,
-        "kl_first": float(np.mean(column("kl_first"))),
-        "kl_first_ci95": list(bootstrap(column("kl_first"), seed)),
-        "top1_agreement": float(np.mean(column("top1_agreement"))),
-        "top1_agreement_ci95": list(bootstrap(column("top1_agreement"), seed)),
-        "ttft_ms": {"cold": spread(cold, seed), "ready": spread(ready, seed)},
-        "ttft_parts_ms": parts("ttft_parts_ms", cold),
-        "ttft_parts_ready_ms": parts("ttft_parts_ready_ms", ready),
+        "score_ci95": list(bootstrap(score, seed)),
+        "full_score": float(np.mean(full_score)),
+        "retention": retention["estimate"],
+        "retention_ci95": retention["ci95"],
+        "delta_kv": _by_layer(column("delta_kv")),
+        "delta_attn": _by_layer(column("delta_attn")),
+        "ttft_ms": {when: spread(t, seed) if _known(t) else None for when, t in times.items()},
+        "ttft_parts_ms": parts("ttft_parts_ms", times["cold"]),
+        "ttft_parts_ready_ms": parts("ttft_parts_ready_ms", times["ready"]),
+        "select_ms": _median([part["select"] for part in ready_parts]),
+        "load_ms": _median(column("load_ms")),
         "full_prefill_ms": spread(full, seed),
         "speedup": {
-            "cold": median["full"] / median["cold"],
-            "ready": median["full"] / median["ready"],
+            when: float(np.median(full) / np.median(t)) if _known(t) else None
+            for when, t in times.items()
         },
-        "flop_limit": float(np.median(column("flop_limit"))),
-        "tpot_ms": {"median": float(np.median(tpot)) if tpot else None},
+        "flop_limit": _median(column("flop_limit")),
+        "tpot_ms": {"median": _median(tpot)},
         "tokens": {"median": float(np.median(column("tokens"))), "max": max(column("tokens"))},
     }
+    for name in MEANS:
+        summary[name] = float(np.mean(column(name)))
+        summary[f"{name}_ci95"] = list(bootstrap(column(name), seed))
+    return summary
+
+
+def _known(values: Sequence[float | None]) -> bool:
+    return bool(values) and None not in values
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    return float(np.median(np.asarray(values, dtype=float))) if _known(values) else None
+
+
+def _by_layer(rows: Sequence[list[float] | None]) -> list[float] | None:
+    """Mean over items, layer by layer."""
+    known = [row for row in rows if row is not None]
+    return np.mean(known, axis=0).tolist() if len(known) == len(rows) else None
 
 
 def by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:

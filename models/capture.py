@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import accumulate
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.attention import PackedSegments
 from models.modules import Modules
+from models.sinks import SinkSegments
 from models.spans import Prompt
 
 PACK_TOKENS = 4096
@@ -26,11 +27,12 @@ class Captured:
     Attributes
     ----------
     kv : ``[2, L, H_kv, N, D]`` in the model's dtype, keys before RoPE.
-    surprisal : float32 ``[N]``, −log p(x_t | x_<t) within the segment in nats; None if not asked.
+    scores : float32 ``[N]`` by name, as far as asked for: ``surprisal``, −log p(x_t | x_<t) within
+        the segment in nats; ``sinks``, the attention that a token draws within its segment.
     """
 
     kv: Tensor
-    surprisal: Tensor | None
+    scores: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class _Segment:
 
 @torch.inference_mode()
 def capture(
-    modules: Modules, prompt: Prompt, sink: Sequence[int], surprisal: bool = False
+    modules: Modules, prompt: Prompt, sink: Sequence[int], scores: Collection[str] = ()
 ) -> Captured:
     """Encode each segment of ``prompt`` by itself, one forward per segment.
 
@@ -52,15 +54,15 @@ def capture(
     segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
     """
     kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
-    scores = torch.zeros(len(prompt)) if surprisal else None
+    found = {name: torch.zeros(len(prompt)) for name in scores}
     segments = []
     for start, end in prompt.segments:
         header = tuple(sink) if start > 0 else ()
         if end > start:
             segments.append(_Segment(header + prompt.ids[start:end], len(header), start))
     for pack in _packs(segments):
-        _forward(modules, pack, kv, scores)
-    return Captured(kv, scores)
+        _forward(modules, pack, kv, found)
+    return Captured(kv, found)
 
 
 def _packs(segments: list[_Segment]) -> Iterator[list[_Segment]]:
@@ -74,7 +76,7 @@ def _packs(segments: list[_Segment]) -> Iterator[list[_Segment]]:
     yield pack
 
 
-def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: Tensor | None) -> None:
+def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: dict[str, Tensor]) -> None:
     device = modules.device
     lengths = [len(segment.ids) for segment in pack]
     ids = torch.tensor([token for segment in pack for token in segment.ids], device=device)
@@ -87,16 +89,19 @@ def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: Tensor 
     ]
     source = torch.cat([torch.arange(row, row + n, device=device) for row, _, n in bodies])
     target = torch.cat([torch.arange(start, start + n, device=device) for _, start, n in bodies])
-    rows = PackedSegments(lengths)
+    sinks = SinkSegments(lengths, len(modules.layers), device) if "sinks" in scores else None
+    rows = sinks or PackedSegments(lengths)
     hidden = modules.embed(ids[None])
     rotary = modules.rotary(hidden, positions[None])
     with _hooks(modules, kv, source, target):
         for layer in modules.layers:
             hidden = layer(hidden, position_embeddings=rotary, rows=rows)
-    if scores is not None:
-        for row, start, n in bodies:
-            body = slice(row, row + n)
-            scores[start : start + n] = _surprisal(modules, hidden[0, body], ids[body]).cpu()
+    for row, start, n in bodies:
+        body, place = slice(row, row + n), slice(start, start + n)
+        if sinks:
+            scores["sinks"][place] = sinks.received[body].cpu()
+        if "surprisal" in scores:
+            scores["surprisal"][place] = _surprisal(modules, hidden[0, body], ids[body]).cpu()
 
 
 def _surprisal(modules: Modules, hidden: Tensor, ids: Tensor) -> Tensor:

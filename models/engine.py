@@ -11,12 +11,14 @@ from torch import Tensor
 
 from models.attention import choose_backend
 from models.cache import FusedCache
+from models.flight import Flight
 from models.modules import Modules
-from models.probe import Flight, Probe
+from models.probe import Probe
 from models.rotary import rotate_keys_
 from models.selectors import BaseSelector
 from models.spans import Prompt
 from models.timing import Stopwatch
+from models.truth import Truth, deviations, observe
 
 
 @dataclass
@@ -30,7 +32,8 @@ class Prefill:
     length : tokens of the prompt.
     logits : float32 ``[vocabulary]`` of the last prompt row.
     first_token : its most likely id.
-    recomputed : ``[R]`` sorted positions that were computed in context from the check layer on.
+    recomputed : ``[R]`` sorted positions that were computed in context through the last layer.
+    passes : every group of rows that was run, and through how many layers it went.
     ttft_ms : token ids in memory → first token id on the host.
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
     """
@@ -39,6 +42,7 @@ class Prefill:
     logits: Tensor
     first_token: int
     recomputed: Tensor
+    passes: list[tuple[Tensor, int]]
     ttft_ms: float
     parts_ms: dict[str, float]
 
@@ -79,15 +83,19 @@ class Engine:
         positions = torch.arange(n, device=self.device)[None]
         return self.modules.rotary(self.modules.embed.weight, positions)
 
-    def _land(self, flight: Flight, watch: Stopwatch) -> Prefill:
+    def _land(
+        self, flight: Flight, watch: Stopwatch, before: Sequence[tuple[Tensor, int]] = ()
+    ) -> Prefill:
         """Run what is in flight to the end: last layers, then the last row through the LM head."""
         flight.run_to(len(self.modules.layers))
         watch.lap("recompute")
         logits = flight.head()
         first_token = int(logits.argmax())
         watch.lap("head")
+        total = watch.total()
+        passes = [*before, *flight.passes]
         return Prefill(
-            flight.n_keys, logits, first_token, flight.positions, watch.total(), watch.parts
+            flight.n_keys, logits, first_token, flight.positions, passes, total, watch.parts
         )
 
     @torch.inference_mode()
@@ -109,7 +117,9 @@ class Engine:
         selector: BaseSelector,
         rate: float,
         generator: torch.Generator,
-        surprisal: Tensor | None = None,
+        scores: Callable[[str], Tensor] | None = None,
+        truth: Truth | None = None,
+        item_id: str = "",
     ) -> Prefill:
         """Cached KVs, with the selected positions recomputed in context.
 
@@ -118,6 +128,9 @@ class Engine:
         read : fills ``[2, L, H_kv, N, D]`` (a view of the cache) with unrotated keys and values
             from wherever the run says they are, and charges ``load`` and ``transfer``.
         rate : recompute ratio ``r`` in [0, 1].
+        scores : name → float32 ``[N]``, scores found offline, read when a selector asks for them.
+        truth : the item's full prefill, from :meth:`observe`; for oracles.
+        item_id : its name, for a selector that is told positions by item.
         """
         n = len(prompt)
         self.cache.length = 0
@@ -134,7 +147,17 @@ class Engine:
             return self._flight(ids[positions], positions, n, rotary)
 
         probe = Probe(
-            prompt, rate, launch, self.device, len(self.modules.layers), generator, surprisal
+            prompt,
+            rate,
+            launch,
+            self.device,
+            len(self.modules.layers),
+            self.modules.scale,
+            generator,
+            lambda kind, layer: kv[kind, layer],
+            scores,
+            truth,
+            item_id,
         )
         positions = selector.select(probe)
         if selector.adds_question:
@@ -146,17 +169,49 @@ class Engine:
             probe.flight = launch(positions)
         else:
             probe.flight.keep(positions)
-        return self._land(probe.flight, watch)
+        return self._land(probe.flight, watch, probe.asked)
 
     @torch.inference_mode()
-    def decode(self, prefill: Prefill, max_new_tokens: int, stop_ids: Collection[int]) -> Decoded:
+    def observe(self, prompt: Prompt) -> Truth:
+        """States of the latest prefill, which must be the full one of ``prompt``."""
+        return observe(self._question(prompt), prompt)
+
+    @torch.inference_mode()
+    def deviations(self, truth: Truth) -> tuple[list[float], list[float]]:
+        """Δ_kv and Δ_attn by layer of the latest prefill, see :func:`models.truth.deviations`.
+
+        Runs the question over the cache anew, so what was decoded since is overwritten.
+        """
+        return deviations(self._question(truth.prompt), truth)
+
+    def _question(self, prompt: Prompt) -> Flight:
+        """The question's rows before the first layer, over the KVs that the cache holds."""
+        positions = torch.arange(*prompt.question, device=self.device)
+        ids = torch.tensor(prompt.ids[slice(*prompt.question)], device=self.device)
+        n = len(prompt)
+        return self._flight(ids, positions, n, self._rotary(n))
+
+    @torch.inference_mode()
+    def decode(
+        self,
+        prefill: Prefill,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        given: Sequence[int] = (),
+    ) -> Decoded:
         """Greedy decoding after the latest prefill, one token at a time.
 
         Stops before a stop token or after ``max_new_tokens`` tokens. May be called again after
         :meth:`follow`: it starts over from the end of the prompt.
+
+        Parameters
+        ----------
+        given : the greedy answer's beginning where it is known, its last token not yet in the
+            cache (the others are, by :meth:`follow`).
         """
-        token, n = prefill.first_token, prefill.length
-        out = Decoded([])
+        n = prefill.length
+        *known, token = given or [prefill.first_token]
+        out = Decoded(known)
         rotary = self._rotary(n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:

@@ -1,21 +1,32 @@
-"""CUDA: FlashInfer's prefill kernels, a bit-packed mask for scattered rows, K/V heads as they are.
+"""CUDA: FlashInfer's kernels for one row, for rows that follow each other, and for scattered ones.
 
-Facts about the library that the code relies on: float16 and bfloat16 only; a custom mask works in
-the ``fa2`` back end alone and its size is not checked; bit ``row·N + column``, little-endian, rows
-not padded; ``causal=True`` aligns the last row with the last key, so it fits rows that end the
-prompt.
+Facts about the library (0.7) that the code relies on: float16 and bfloat16 only; K/V heads are
+never repeated; ``causal=True`` aligns the last row with the last key, so it fits rows that end
+where the keys end; a custom mask works in the ``fa2`` kernels alone, which then visit every tile of
+keys and mask each, and its size is not checked; bit ``row·n + column``, little-endian, rows not
+padded. The ``fa3`` kernel of a single request reads sizes as if ``kv_layout`` were always NHD, so
+keys are handed over as an NHD view; strides other than the last are free, but for the decode kernel
+without tensor cores, which wants contiguous keys.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from models.paged import PagedRows
+
 HEAD_DIMS = (64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16)
+# So many rows fill the device without splitting the keys, which fa3 does not do and fa2 does.
+FA3_ROWS = 512
+# Below so many rows three launches a layer cost more than the masked tiles that they save.
+PAGED_ROWS = 256
+FORMS = ("auto", "single", "paged", "paged-fa3")
 
 
 def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
@@ -32,21 +43,58 @@ def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | N
 
 
 class FlashInferRows:
-    """See :class:`models.attention.MaskedRows` for the parameters."""
+    """See :class:`models.attention.MaskedRows` for what it computes.
+
+    Parameters
+    ----------
+    form : how scattered rows are attended. ``single``: one request under one packed mask.
+        ``paged``: blocks of rows that share the prompt's pages. ``paged-fa3``: the same, blocks'
+        common keys by Hopper's kernels. ``auto``: by their number, or as the class attribute
+        ``scattered`` says; rows that follow each other then take a causal kernel.
+
+    Attributes
+    ----------
+    form : what these rows take: one of the above, ``decode`` or ``causal``.
+    """
 
     name = "flashinfer"
+    scattered: ClassVar[str] = "auto"
 
-    def __init__(self, positions: Tensor, n_keys: int) -> None:
+    def __init__(self, positions: Tensor, n_keys: int, form: str = "auto") -> None:
         import flashinfer
 
         self.library: Any = flashinfer
-        self.tail = int(positions[0]) == n_keys - len(positions)
-        if not self.tail:
-            self.packed = self._pack(positions, n_keys)
+        host = positions.cpu().numpy()
+        self.visible = int(host[-1]) + 1
+        if self.visible > n_keys:
+            raise ValueError(f"a row at position {self.visible - 1} has only {n_keys} keys")
+        if form not in FORMS:
+            raise ValueError(f"{form!r} is none of {', '.join(FORMS)}")
+        self.form = self._choose(int(host[0]), len(host)) if form == "auto" else form
+        self._attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+        if self.form == "decode":
+            self._attend = self._decode
+        elif self.form == "causal":
+            self._attend = self._causal
+        elif self.form == "single":
+            self.packed = self._pack(positions)
+            self._attend = self._single
+        else:
+            backend = "fa3" if self.form == "paged-fa3" else "fa2"
+            self._attend = PagedRows(flashinfer, positions, host, backend).attend
 
-    def _pack(self, positions: Tensor, n_keys: int) -> Tensor:
-        """The mask ``key <= position`` as uint8 ``[ceil(R·N / 8)]``, built by one comparison."""
-        keys = torch.arange(n_keys, device=positions.device)
+    def _choose(self, first: int, count: int) -> str:
+        if count == 1:
+            return "decode"
+        if count == self.visible - first:
+            return "causal"
+        if self.scattered != "auto":
+            return self.scattered
+        return "paged" if count >= PAGED_ROWS else "single"
+
+    def _pack(self, positions: Tensor) -> Tensor:
+        """The mask ``key <= position`` as uint8 ``[ceil(R·n / 8)]``, built by one comparison."""
+        keys = torch.arange(self.visible, device=positions.device)
         mask = (keys[None, :] <= positions[:, None]).flatten()
         packed = self.library.packbits(mask, bitorder="little")
         if packed.numel() != (mask.numel() + 7) // 8:
@@ -54,14 +102,38 @@ class FlashInferRows:
         return packed
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        mask = {"causal": True} if self.tail else {"packed_custom_mask": self.packed}
+        """Attend ``[1, H, R, D]`` queries over ``[1, H_kv, n, D]`` keys; gives ``[1, R, H, D]``."""
+        key, value = key[:, :, : self.visible], value[:, :, : self.visible]
+        return self._attend(query, key, value, scale)
+
+    def _decode(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        out = self.library.single_decode_with_kv_cache(
+            query[0, :, 0].contiguous(),
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            kv_layout="NHD",
+            use_tensor_cores=True,
+            sm_scale=scale,
+        )
+        return out[None, None]
+
+    def _causal(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        backend = "auto" if query.shape[2] >= FA3_ROWS else "fa2"
+        return self._prefill(query, key, value, scale, backend=backend, causal=True)
+
+    def _single(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        mask = self.packed
+        return self._prefill(query, key, value, scale, backend="fa2", packed_custom_mask=mask)
+
+    def _prefill(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, **how: Any
+    ) -> Tensor:
         out = self.library.single_prefill_with_kv_cache(
             query[0].transpose(0, 1).contiguous(),
-            key[0],
-            value[0],
-            kv_layout="HND",
+            key[0].transpose(0, 1),
+            value[0].transpose(0, 1),
+            kv_layout="NHD",
             sm_scale=scale,
-            backend="auto" if self.tail else "fa2",
-            **mask,
+            **how,
         )
         return out[None]

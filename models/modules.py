@@ -30,6 +30,7 @@ class Modules:
         self.n_heads: int = self.config.num_attention_heads
         self.n_kv_heads: int = self.config.num_key_value_heads
         self.head_dim: int = self.layers[0].self_attn.head_dim
+        self.scale: float = self.layers[0].self_attn.scaling
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

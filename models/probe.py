@@ -7,111 +7,64 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from models.attention import rows_for
-from models.cache import FusedCache
 from models.errors import UserError
-from models.modules import Modules
+from models.flight import Flight
 from models.spans import Prompt
-
-
-class Flight:
-    """Rows on their way through the decoder layers, over one fused cache.
-
-    Parameters
-    ----------
-    ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
-    rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
-    """
-
-    def __init__(
-        self,
-        modules: Modules,
-        cache: FusedCache,
-        ids: Tensor,
-        positions: Tensor,
-        n_keys: int,
-        rotary: tuple[Tensor, Tensor],
-        backend: str,
-    ) -> None:
-        self.modules = modules
-        self.cache = cache
-        self.n_keys = n_keys
-        self.rotary = rotary
-        self.backend = backend
-        self.layer = 0
-        self.hidden = modules.embed(ids[None])
-        self._prepare(positions)
-
-    def keep(self, positions: Tensor) -> None:
-        """Go on with these of the rows in flight only (sorted; each must be among them)."""
-        if len(positions) < len(self.positions):
-            self.hidden = self.hidden[:, torch.searchsorted(self.positions, positions)]
-            self._prepare(positions)
-
-    def _prepare(self, positions: Tensor) -> None:
-        """Attention rows, cache slots and rotary embeddings of these rows, for all layers."""
-        first, last = int(positions[0]), int(positions[-1])
-        contiguous = last - first + 1 == len(positions)
-        self.positions = positions
-        self.slots = slice(first, last + 1) if contiguous else positions
-        self.rows = rows_for(self.backend, positions, self.n_keys)
-        self.cos, self.sin = (part[:, self.slots] for part in self.rotary)
-
-    def run_to(self, layer: int) -> None:
-        """Run the rows through the layers below ``layer``; their fresh K/V overwrite the cached."""
-        self.cache.place(self.slots, self.n_keys)
-        for module in self.modules.layers[self.layer : layer]:
-            self.hidden = module(
-                self.hidden,
-                position_embeddings=(self.cos, self.sin),
-                past_key_values=self.cache,
-                rows=self.rows,
-            )
-        self.layer = layer
-
-    def head(self) -> Tensor:
-        """Logits of the last row only, ``[vocabulary]``, float32."""
-        return self.modules.logits(self.hidden[0, -1]).float()
+from models.truth import Truth
 
 
 class CheckLayer:
     """Fresh queries, keys and values of the rows in flight at one layer, beside the cached ones.
 
     Everything is computed when asked for, once. Fresh states come from the rows' hidden states in
-    context; ``positions`` are the rows' ``[R]`` global positions.
+    context.
+
+    Attributes
+    ----------
+    positions : ``[R]`` sorted global positions of the rows: documents, then the question.
+    documents : ``[R - q]`` those of them that are document positions.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: Flight, n_question: int) -> None:
         self._flight = flight
+        self._n_question = n_question
         self.positions = flight.positions
+        self.documents = flight.positions[: len(flight.positions) - n_question]
 
-    def _fresh(self, what: str, rows: slice) -> Tensor:
-        flight = self._flight
-        states = flight.modules.project(flight.layer, flight.hidden[:, rows], what)
-        if what == "v":
-            return states
-        cos, sin = flight.cos[:, rows], flight.sin[:, rows]
-        return apply_rotary_pos_emb(states[None], states[None], cos, sin)[0][0]
-
-    def queries(self, count: int) -> Tensor:
-        """Post-RoPE queries of the last ``count`` rows, ``[H, count, D]``."""
-        return self._fresh("q", slice(len(self.positions) - count, None))
+    @cached_property
+    def queries(self) -> Tensor:
+        """Post-RoPE queries of the question's rows, ``[H, q, D]``."""
+        return self._flight.fresh("q", slice(len(self.documents), None))
 
     @cached_property
     def keys(self) -> Tensor:
         """Post-RoPE fresh keys, ``[H_kv, R, D]``."""
-        return self._fresh("k", slice(None))
+        return self._flight.fresh("k")
 
     @cached_property
     def values(self) -> Tensor:
         """Fresh values, ``[H_kv, R, D]``."""
-        return self._fresh("v", slice(None))
+        return self._flight.fresh("v")
 
     def cached(self, kind: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the same rows, ``[H_kv, R, D]``."""
         return self._flight.cache.kv[kind, self._flight.layer][:, self._flight.slots]
+
+
+class QuestionLayer:
+    """The question at one layer of a question pass, over the cached keys of all before it.
+
+    Attributes
+    ----------
+    queries : ``[H, q, D]``, fresh, post-RoPE.
+    keys : ``[H_kv, N, D]``, post-RoPE: cached for prefix and documents, fresh for the question.
+    """
+
+    def __init__(self, flight: Flight) -> None:
+        self.queries = flight.fresh("q")
+        self.keys = flight.cache.kv[0, flight.layer][:, : flight.n_keys]
+        self.keys[:, flight.slots] = flight.fresh("k")
 
 
 class Probe:
@@ -119,11 +72,12 @@ class Probe:
 
     Attributes
     ----------
+    item_id : the item's name, for selectors that are told positions.
     prompt : the item's ids and spans.
-    budget : ``k``, how many document positions may be recomputed.
+    rate, budget : ``r``, and ``k``, how many document positions may be recomputed.
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
-    surprisal : float32 ``[N]`` or None when the item has no ``surprisal.pt``.
+    n_layers, scale : of the model; attention logits are multiplied by ``scale``.
     flight : the rows in flight once a layer was checked, else None; the engine goes on with it.
     """
 
@@ -134,34 +88,86 @@ class Probe:
         launch: Callable[[Tensor], Flight],
         device: torch.device,
         n_layers: int,
+        scale: float,
         generator: torch.Generator,
-        surprisal: Tensor | None = None,
+        cached: Callable[[int, int], Tensor],
+        scores: Callable[[str], Tensor] | None = None,
+        truth: Truth | None = None,
+        item_id: str = "",
     ) -> None:
+        self.item_id = item_id
         self.prompt = prompt
         self.rate = rate
         self.budget = prompt.budget(rate)
         self.device = device
         self.n_layers = n_layers
+        self.scale = scale
         self.generator = generator
-        self.surprisal = surprisal
         self.candidates = torch.arange(*prompt.documents, device=device)
         self.flight: Flight | None = None
+        self._question: Flight | None = None
         self._launch = launch
+        self._cached = cached
+        self._scores = scores
+        self._truth = truth
+
+    @property
+    def n_question(self) -> int:
+        """Tokens of the question."""
+        return self.prompt.question[1] - self.prompt.question[0]
 
     def check(self, layer: int) -> CheckLayer:
         """Run documents and question densely through the layers below ``layer`` and stop there.
 
         The first call starts with all document and question positions; later calls go on, deeper,
-        with the rows that ``keep`` left.
+        with the rows that :meth:`keep` left.
         """
-        if not 0 <= layer < self.n_layers:
-            raise UserError(
-                f"check layer {layer} does not exist: the model has layers 0 to {self.n_layers - 1}"
-            )
         if self.flight is None:
-            everything = torch.arange(
-                self.prompt.documents[0], len(self.prompt), device=self.device
-            )
-            self.flight = self._launch(everything)
-        self.flight.run_to(layer)
-        return CheckLayer(self.flight)
+            self.flight = self._launch(self._span(self.prompt.documents[0], len(self.prompt)))
+        self.flight.climb(layer)
+        return CheckLayer(self.flight, self.n_question)
+
+    def keep(self, positions: Tensor) -> None:
+        """Go on with these document positions (sorted) and the question only."""
+        assert self.flight is not None, "nothing is in flight before the first check"
+        self.flight.keep(torch.cat([positions, self._span(*self.prompt.question)]))
+
+    def question(self, layer: int) -> QuestionLayer:
+        """Run the question alone over the cached KVs through the layers below ``layer``.
+
+        Later calls go on, deeper. No document row is computed.
+        """
+        if self._question is None:
+            self._question = self._launch(self._span(*self.prompt.question))
+        self._question.climb(layer)
+        return QuestionLayer(self._question)
+
+    def cached(self, kind: int, layer: int) -> Tensor:
+        """Cached post-RoPE keys (``kind`` 0) or values (1) of the documents, ``[H_kv, |S|, D]``."""
+        return self._cached(kind, layer)[:, slice(*self.prompt.documents)]
+
+    def scores(self, name: str) -> Tensor:
+        """Scores found offline by that name, float32 ``[|S|]``, read when asked for.
+
+        Raises
+        ------
+        UserError : stage 2 has not kept them, or they belong to another chunking.
+        """
+        if self._scores is None:
+            raise UserError(f"this item has no {name} scores; keep them when precomputing")
+        return self._scores(name)[slice(*self.prompt.documents)].to(self.device)
+
+    @property
+    def truth(self) -> Truth:
+        """States of this prompt's full prefill, for oracles."""
+        if self._truth is None:
+            raise UserError("an oracle needs the full prefill of its item, and none was given")
+        return self._truth
+
+    @property
+    def asked(self) -> list[tuple[Tensor, int]]:
+        """Rows that ran for the choice alone, and through how many layers."""
+        return self._question.passes if self._question else []
+
+    def _span(self, start: int, end: int) -> Tensor:
+        return torch.arange(start, end, device=self.device)

@@ -1,4 +1,4 @@
-"""kvs.pt and surprisal.pt: one item's KVs on disk, complete or absent, never of something else.
+"""kvs.pt, surprisal.pt, sinks.pt: one item on disk, complete or absent, never of something else.
 
 A file is a dict with a tensor and a ``meta`` dict, readable with
 ``torch.load(path, mmap=True, weights_only=True)``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,8 @@ from models.spans import Prompt
 from models.timing import Stopwatch
 
 FORMAT_VERSION = 1
-KVS, SURPRISAL = "kvs.pt", "surprisal.pt"
+KVS = "kvs.pt"
+SCORES = ("surprisal", "sinks")
 UNCHECKED = ("libraries", "model")
 
 
@@ -79,9 +81,9 @@ def write(folder: Path, captured: Captured, meta: dict[str, Any]) -> int:
     UserError : the folder cannot be written or the disk is full.
     """
     size = 0
-    if captured.surprisal is not None:
-        scores = {"scores": captured.surprisal, "chunk_ranges": meta["spans"][1:-1], "meta": meta}
-        size += _write_one(folder / SURPRISAL, scores)
+    for name, scores in captured.scores.items():
+        content = {"scores": scores, "chunk_ranges": meta["spans"][1:-1], "meta": meta}
+        size += _write_one(folder / f"{name}.pt", content)
     return size + _write_one(folder / KVS, {"kv": captured.kv.cpu(), "meta": meta})
 
 
@@ -131,12 +133,12 @@ def read(path: Path, expected: dict[str, Any], remedy: str, tensor: str) -> Tens
     return result
 
 
-def is_complete(folder: Path, expected: dict[str, Any], surprisal: bool) -> bool:
+def is_complete(folder: Path, expected: dict[str, Any], scores: Collection[str] = ()) -> bool:
     """Whether an item's files exist, can be read and are what ``expected`` says."""
     try:
         read(folder / KVS, expected, "", "kv")
-        if surprisal:
-            read(folder / SURPRISAL, expected, "", "scores")
+        for name in scores:
+            read(folder / f"{name}.pt", expected, "", "scores")
     except UserError:
         return False
     return True
@@ -163,31 +165,49 @@ def _short(value: Any) -> str:
 
 
 @dataclass
-class KVFile:
+class StoredItem:
     """Reads one item's KVs into the engine's cache, cold (from disk) or ready (from memory).
 
     ``cold`` maps the file anew after asking the system to forget its pages; ``ready`` copies from
-    memory that already holds it: the pages of the mapping, or pinned memory for a GPU.
+    memory that already holds it: the pages of the mapping, or pinned memory for a GPU. Scores are
+    read when they are first asked for, and remembered until :meth:`forget`.
     """
 
-    path: Path
+    folder: Path
     expected: dict[str, Any]
     remedy: str
     _memory: Tensor | None = field(default=None, repr=False)
+    _scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
-    def check(self) -> None:
-        """Raise what reading the file would raise, without reading its tensor."""
-        read(self.path, self.expected, self.remedy, "kv")
+    def check(self, scores: Collection[str] = ()) -> None:
+        """Raise what reading the KVs and these scores would raise, without reading the KVs."""
+        read(self.folder / KVS, self.expected, self.remedy, "kv")
+        for name in scores:
+            self._read_scores(name)
+
+    def scores(self, name: str) -> Tensor:
+        """``surprisal`` or ``sinks``, float32 ``[N]``."""
+        if name not in self._scores:
+            self._scores[name] = self._read_scores(name).clone()
+        return self._scores[name]
+
+    def _read_scores(self, name: str) -> Tensor:
+        remedy = f"{self.remedy} {name.upper()}=1"
+        return read(self.folder / f"{name}.pt", self.expected, remedy, "scores")
 
     def forget(self) -> bool:
-        """Drop the file from memory and from the page cache; False where that cannot be done."""
+        """Drop the files from memory and from the page cache; False where that cannot be done."""
         self._memory = None
-        return _advise(self.path, "POSIX_FADV_DONTNEED")
+        self._scores.clear()
+        names = [KVS, *(f"{name}.pt" for name in SCORES)]
+        files = [path for path in map(self.folder.joinpath, names) if path.exists()]
+        return bool(files) and all(_advise(path, "POSIX_FADV_DONTNEED") for path in files)
 
     def cold(self, watch: Stopwatch, target: Tensor) -> None:
         """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``; on a CPU both are one copy."""
-        _advise(self.path, "POSIX_FADV_WILLNEED")  # read ahead, not one page fault after another
-        stored = read(self.path, self.expected, self.remedy, "kv")
+        path = self.folder / KVS
+        _advise(path, "POSIX_FADV_WILLNEED")  # read ahead, not one page fault after another
+        stored = read(path, self.expected, self.remedy, "kv")
         if target.device.type == "cuda":
             self._memory = torch.empty_like(stored, pin_memory=True).copy_(stored)
             watch.lap("load")

@@ -1,4 +1,4 @@
-"""Stage 2: inputs become kvs/<model>/<dataset>/item_<id>/{kvs.pt, surprisal.pt}.
+"""Stage 2: inputs become kvs/<model>/<dataset>/item_<id>/{kvs.pt, surprisal.pt, sinks.pt}.
 
 Run it from the repository root: ``python -m precompute --dataset 2wikimqa``.
 """
@@ -28,6 +28,12 @@ class PrecomputeConfig(ModelConfig):
     """Encode every chunk by itself and keep its unrotated keys and its values."""
 
     surprisal: bool = option(False, "keep each token's surprisal as well (surprisal.pt)")
+    sinks: bool = option(False, "keep the attention that each token draws as well (sinks.pt)")
+
+    @property
+    def scores(self) -> list[str]:
+        """What is kept beside the KVs."""
+        return [name for name in store.SCORES if getattr(self, name)]
 
 
 def main(config: PrecomputeConfig) -> None:
@@ -39,13 +45,13 @@ def main(config: PrecomputeConfig) -> None:
 def precompute(session: Session, config: PrecomputeConfig) -> None:
     """Build what is missing, incomplete or of something else; leave the rest alone."""
     items = session.inputs.items
-    pending = [item for item in items if not _done(session, item, config.surprisal)]
+    pending = [item for item in items if not _done(session, item, config.scores)]
     root = Path(config.kvs) / session.source.name / session.dataset.name
     if not pending:
         print(f"precompute: all {len(items)} items are complete in {root}")
         return
     tokens = sum(len(item.prompt) for item in pending)
-    need = store.kv_bytes(session.engine.modules, tokens) + 4 * tokens * config.surprisal
+    need = store.kv_bytes(session.engine.modules, tokens) + 4 * tokens * len(config.scores)
     free = _free_bytes(root) + sum(_size(session, item) for item in pending)
     print(
         f"precompute: {len(pending)} of {len(items)} items to build, {tokens} tokens, "
@@ -59,7 +65,7 @@ def precompute(session: Session, config: PrecomputeConfig) -> None:
     start, written = time.perf_counter(), 0
     with tqdm(total=tokens, desc="precompute", unit="tok", unit_scale=True, disable=None) as bar:
         for item in pending:
-            written += build(session, item, config.surprisal)
+            written += build(session, item, config.scores)
             bar.update(len(item.prompt))
             bar.set_postfix_str(f"{written / 1e9:.2f} GB")
     seconds = time.perf_counter() - start
@@ -69,16 +75,16 @@ def precompute(session: Session, config: PrecomputeConfig) -> None:
     )
 
 
-def build(session: Session, item: Item, surprisal: bool) -> int:
+def build(session: Session, item: Item, scores: list[str]) -> int:
     """Capture one item and write its files; returns their bytes."""
-    captured = capture(session.engine.modules, item.prompt, session.inputs.sink, surprisal)
+    captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores)
     return store.write(session.folder(item), captured, session.expected(item))
 
 
-def _done(session: Session, item: Item, surprisal: bool) -> bool:
+def _done(session: Session, item: Item, scores: list[str]) -> bool:
     folder = session.folder(item)
     remove_leftovers(folder)
-    return store.is_complete(folder, session.expected(item), surprisal)
+    return store.is_complete(folder, session.expected(item), scores)
 
 
 def _size(session: Session, item: Item) -> int:

@@ -1,7 +1,8 @@
 """Selectors: which document positions to recompute. One file each, found by its name.
 
 A selector is a dataclass named ``Selector`` in ``models/selectors/<name>.py`` with a method
-``select(probe)`` that returns document positions; its fields are its options.
+``select(probe)`` that returns document positions; its fields are its options. A *spec* names a
+selector with options of its own: ``debug``, ``debug:check=cached``, ``epic:lego_k=8``.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ from abc import ABC, abstractmethod
 from dataclasses import fields
 from difflib import get_close_matches
 from importlib import import_module
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
+from models.spans import Prompt
 
 ALIASES = {"a3": "debug", "cacheblend": "blend"}
 FULL_PREFILL = "no"
+BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 class BaseSelector(ABC):
@@ -28,19 +32,33 @@ class BaseSelector(ABC):
 
     Attributes
     ----------
-    adds_question : every question position is recomputed too (all methods but ``cat``).
-    dense_layers : layers that run on all rows before the choice, for the FLOP limit.
+    adds_question : every question position is recomputed too (all but ``cat`` and ``attnlink``).
+    knows_rate : the choice depends on the recompute ratio.
+    oracle : it looks at a real full prefill; an upper bound, whose time is never reported.
     """
 
     adds_question = True
+    oracle = False
 
     @property
-    def dense_layers(self) -> int:
-        return 0
+    def knows_rate(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Scores found offline that it reads, as files of stage 2: ``surprisal``, ``sinks``."""
+        return ()
 
     @abstractmethod
     def select(self, probe: Probe) -> Tensor:
         """Positions to recompute, int64, any order, unique; at most ``probe.budget`` of them."""
+
+    def check_item(self, item_id: str, prompt: Prompt) -> None:  # noqa: B027 - most serve any item
+        """Raise :class:`UserError` where this item cannot be served, before anything is run."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes its choices: its options, and hashes of files they name."""
+        return {field.name: getattr(self, field.name) for field in _options(type(self))}
 
 
 def names() -> list[str]:
@@ -66,9 +84,44 @@ def canonical(name: str) -> str:
 
 def make(name: str, **options: Any) -> BaseSelector:
     """Build a selector by its canonical name; options that it does not have are left out."""
-    cls = import_module(f"{__name__}.{name}").Selector
-    known = {field.name for field in fields(cls)}
+    cls = _class(name)
+    known = {field.name for field in _options(cls)}
     return cls(**{key: value for key, value in options.items() if key in known})
+
+
+def build(spec: str, **defaults: Any) -> BaseSelector:
+    """Build a selector from a spec.
+
+    Parameters
+    ----------
+    defaults : options for whichever selector has them; those in the spec go before them.
+
+    Raises
+    ------
+    UserError : unknown method or option, or a value that it does not take.
+    """
+    name, *settings = spec.split(":")
+    cls = _class(canonical(name))
+    hints, own = get_type_hints(cls), {}
+    known = [field.name for field in _options(cls)]
+    for setting in settings:
+        key, _, text = setting.partition("=")
+        if key not in known:
+            has = f"its options are {', '.join(known)}" if known else "it has none"
+            raise UserError(f"REUSE={spec}: {canonical(name)} has no option {key!r}; {has}")
+        own[key] = _value(text, hints[key], f"REUSE={spec}: {key}")
+    return make(canonical(name), **{**defaults, **own})
+
+
+def spec_of(selector: BaseSelector) -> str:
+    """The shortest spec of a selector: its name and the options that are not at their default."""
+    name = type(selector).__module__.rpartition(".")[2]
+    changed = [
+        f"{field.name}={_text(getattr(selector, field.name))}"
+        for field in _options(type(selector))
+        if getattr(selector, field.name) != field.default
+    ]
+    return ":".join([name, *changed])
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -76,3 +129,26 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     if scores.dtype in (torch.bfloat16, torch.float16):
         raise TypeError("scores must be float32: summed in half precision they tie everywhere")
     return torch.sort(scores, descending=True, stable=True).indices[:k]
+
+
+def _class(name: str) -> type[BaseSelector]:
+    if name == FULL_PREFILL:
+        raise UserError(f"REUSE={name} is the full prefill: it selects nothing and has no options")
+    return import_module(f"{__name__}.{name}").Selector
+
+
+def _options(cls: Any) -> list[Any]:
+    return [field for field in fields(cls) if field.init]
+
+
+def _value(text: str, hint: Any, what: str) -> Any:
+    """An option's value from its text, by the type of the field."""
+    kinds = [kind for kind in get_args(hint) if kind is not NoneType] or [hint]
+    try:
+        return BOOLEANS[text.lower()] if kinds[0] is bool else kinds[0](text)
+    except (ValueError, KeyError):
+        raise UserError(f"{what} takes {kinds[0].__name__}, not {text!r}") from None
+
+
+def _text(value: Any) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)

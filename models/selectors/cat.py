@@ -13,6 +13,7 @@ class Selector(BaseSelector):
     """The last token of the prompt, whatever the rate. Cost: none."""
 
     adds_question = False
+    knows_rate = False
 
     def select(self, probe: Probe) -> Tensor:
         """The last position, ``[1]``."""

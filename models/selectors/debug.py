@@ -1,12 +1,13 @@
-"""A³: attention of the question, at one dense layer, decides what to recompute."""
+"""A³: attention of the question, at one layer, decides (Zhou et al., 2025, arXiv:2511.17560)."""
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
+from models.errors import UserError
 from models.probe import Probe
+from models.question import concatenated_attention, head_attention
 from models.selectors import BaseSelector, top_k
 
 POOL = 5
@@ -21,42 +22,52 @@ class Selector(BaseSelector):
     prefix left out. Summed over the question's rows, then average-pooled over 5 neighbours; the
     pool counts its zero padding and so under-scores the two positions at either end, as published.
 
-    Cost: the layers below the check layer on all rows, and one projection of them.
+    Options: ``per_head`` takes a softmax of each head by itself, with the model's own scale, and
+    sums them; ``edge_corrected`` averages over the neighbours that exist; ``check=cached`` scores
+    against the *cached* keys, so that only the question runs below the check layer.
+
+    Cost: the layers below the check layer on all rows, and one projection of them; with
+    ``check=cached`` on the question's rows only.
     """
 
     check_layer: int = 1
+    check: str = "dense"
+    per_head: bool = False
+    edge_corrected: bool = False
 
-    @property
-    def dense_layers(self) -> int:
-        return self.check_layer
+    def __post_init__(self) -> None:
+        if self.check not in ("dense", "cached"):
+            raise UserError(f"CHECK is dense or cached, not {self.check!r}")
 
     def select(self, probe: Probe) -> Tensor:
         """``[k]`` positions."""
-        n, q = len(probe.candidates), probe.prompt.question[1] - probe.prompt.question[0]
-        if not n:  # no documents: nothing to pool over
+        if not len(probe.candidates):  # no documents: nothing to pool over
             return probe.candidates
-        check = probe.check(self.check_layer)
-        scores = concatenated_attention(check.queries(q), check.keys)[:, :n].sum(0)
-        pooled = avg_pool1d(scores[None], POOL, stride=1, padding=POOL // 2)[0]
-        return probe.candidates[top_k(pooled, probe.budget)]
+        first = probe.prompt.documents[0]
+        if self.check == "dense":
+            check = probe.check(self.check_layer)
+            queries, keys = check.queries, check.keys
+        else:
+            asked = probe.question(self.check_layer)
+            queries, keys = asked.queries, asked.keys[:, first:]
+        scores = attention_scores(probe, queries, keys, self.per_head, self.edge_corrected)
+        return probe.candidates[top_k(scores, probe.budget)]
 
 
-def concatenated_attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """Attention of the last rows over all rows, heads concatenated, in float32.
-
-    A key head serves its whole group, so the group's queries are summed instead of repeating it.
+def attention_scores(
+    probe: Probe, queries: Tensor, keys: Tensor, per_head: bool, edge_corrected: bool
+) -> Tensor:
+    """Pooled attention over the documents, float32 ``[|S|]``.
 
     Parameters
     ----------
-    queries : ``[H, q, D]`` of the last ``q`` rows. keys : ``[H_kv, R, D]``.
-
-    Returns
-    -------
-    ``[q, R]``, rows sum to 1; row ``i`` sees the first ``R - q + i + 1`` keys.
+    queries : ``[H, q, D]`` of the question. keys : ``[H_kv, |S| + q, D]``.
     """
-    n_heads, q, dim = queries.shape
-    grouped = queries.float().unflatten(0, (keys.shape[0], -1)).sum(1)
-    logits = torch.bmm(grouped, keys.float().transpose(1, 2)).sum(0) / (n_heads * dim) ** 0.5
-    rows = keys.shape[1]
-    future = torch.ones(q, rows, dtype=torch.bool, device=keys.device).triu(rows - q + 1)
-    return logits.masked_fill_(future, -torch.inf).softmax(-1)
+    if per_head:
+        weights = head_attention(queries, keys, probe.scale).sum(0)
+    else:
+        weights = concatenated_attention(queries, keys)
+    summed = weights[:, : len(probe.candidates)].sum(0)
+    return avg_pool1d(
+        summed[None], POOL, stride=1, padding=POOL // 2, count_include_pad=not edge_corrected
+    )[0]

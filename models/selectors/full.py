@@ -12,6 +12,8 @@ from models.selectors import BaseSelector
 class Selector(BaseSelector):
     """No document position at all. Cost: none."""
 
+    knows_rate = False
+
     def select(self, probe: Probe) -> Tensor:
         """Nothing, ``[0]``."""
         return probe.candidates[:0]

@@ -1,9 +1,5 @@
 """Gate 6: every attention back end equals masked SDPA, and that equals arithmetic done plainly."""
 
-import sys
-from typing import ClassVar
-
-import numpy as np
 import pytest
 import torch
 
@@ -90,47 +86,6 @@ def test_packed_segments_are_blind_to_each_other():
         )
         assert torch.allclose(got[:, rows].double(), alone, atol=1e-5)
         start += length
-
-
-class FakeFlashInfer:
-    """FlashInfer's contract in plain PyTorch and numpy: packed masks, bottom-right causality."""
-
-    calls: ClassVar[list[str]] = []
-
-    @staticmethod
-    def packbits(bits, bitorder):
-        return torch.from_numpy(np.packbits(bits.numpy(), bitorder=bitorder))
-
-    @classmethod
-    def single_prefill_with_kv_cache(
-        cls, q, k, v, *, kv_layout, sm_scale, backend, causal=False, packed_custom_mask=None
-    ):
-        assert kv_layout == "HND"
-        assert q.is_contiguous()
-        rows, keys = q.shape[0], k.shape[1]
-        if packed_custom_mask is None:
-            assert causal
-            mask = torch.ones(rows, keys, dtype=torch.bool).tril(keys - rows)
-        else:
-            assert backend == "fa2"
-            bits = np.unpackbits(packed_custom_mask.numpy(), bitorder="little")[: rows * keys]
-            mask = torch.from_numpy(bits.astype(bool)).view(rows, keys)
-        cls.calls.append("causal" if packed_custom_mask is None else "packed")
-        group = q.shape[1] // k.shape[0]
-        logits = torch.einsum("rhd,hnd->hrn", q, k.repeat_interleave(group, 0)) * sm_scale
-        weights = logits.masked_fill(~mask, -torch.inf).softmax(-1)
-        return torch.einsum("hrn,hnd->rhd", weights, v.repeat_interleave(group, 0))
-
-
-@pytest.mark.parametrize("case", sorted(CASES))
-def test_flashinfer_is_called_by_its_contract(case, monkeypatch):
-    monkeypatch.setitem(sys.modules, "flashinfer", FakeFlashInfer)
-    positions = torch.tensor(CASES[case])
-    query, key, value = tensors(len(positions), 100)
-    got = rows_for("flashinfer", positions, 100).attend(query, key, value, 0.2)
-    assert torch.allclose(got, MaskedRows(positions, 100).attend(query, key, value, 0.2), atol=1e-6)
-    tail = positions.tolist() == list(range(100 - len(positions), 100))
-    assert FakeFlashInfer.calls[-1] == ("causal" if tail else "packed")
 
 
 def test_back_ends_are_chosen_by_capability(monkeypatch):

@@ -36,7 +36,7 @@ def alone(family: Family, prompt: Prompt, sink: list[int]):
 
 
 def assert_is_the_librarys(family: Family, prompt: Prompt, sink: list[int]) -> None:
-    captured = capture(family.engine.modules, prompt, sink, surprisal=True)
+    captured = capture(family.engine.modules, prompt, sink, ["surprisal"])
     shape = (2, 4, 2, len(prompt), 16)
     assert captured.kv.shape == shape
     for (start, end), keys, values, positions, logits in alone(family, prompt, sink):
@@ -46,7 +46,7 @@ def assert_is_the_librarys(family: Family, prompt: Prompt, sink: list[int]) -> N
         assert torch.allclose(ours[0], keys, atol=1e-4)
         assert torch.allclose(ours[1], values, atol=1e-4)
         tokens = torch.tensor(prompt.ids[start:end])
-        scores = captured.surprisal[start:end]
+        scores = captured.scores["surprisal"][start:end]
         assert scores[0] == 0
         wanted = cross_entropy(logits[:-1], tokens[1:], reduction="none")
         assert torch.allclose(scores[1:], wanted, atol=1e-3)
@@ -79,19 +79,19 @@ def test_token_0_is_an_ordinary_token(llama):
 def test_packing_changes_nothing(family, monkeypatch, pack):
     """Packs of one segment, of some, of all; at 1 and 64 segments are longer than a pack."""
     prompt = random_prompt(9, [70, 70, 33, 70, 8], 17)
-    whole = capture(family.engine.modules, prompt, SINK, surprisal=True)
+    whole = capture(family.engine.modules, prompt, SINK, ["surprisal"])
     monkeypatch.setattr(capture_module, "PACK_TOKENS", pack)
-    packed = capture(family.engine.modules, prompt, SINK, surprisal=True)
+    packed = capture(family.engine.modules, prompt, SINK, ["surprisal"])
     assert torch.allclose(packed.kv, whole.kv, atol=1e-5)
-    assert torch.allclose(packed.surprisal, whole.surprisal, atol=1e-4)
+    assert torch.allclose(packed.scores["surprisal"], whole.scores["surprisal"], atol=1e-4)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
 def test_surprisal_does_not_depend_on_how_many_rows_meet_the_head_at_once(llama, monkeypatch, rows):
     prompt = random_prompt(9, [70, 64, 65], 17)
-    whole = capture(llama.engine.modules, prompt, SINK, surprisal=True).surprisal
+    whole = capture(llama.engine.modules, prompt, SINK, ["surprisal"]).scores["surprisal"]
     monkeypatch.setattr(capture_module, "LOGIT_ROWS", rows)
-    again = capture(llama.engine.modules, prompt, SINK, surprisal=True).surprisal
+    again = capture(llama.engine.modules, prompt, SINK, ["surprisal"]).scores["surprisal"]
     assert torch.allclose(again, whole, atol=1e-4)
 
 
@@ -109,16 +109,16 @@ def test_a_segment_does_not_see_the_others(llama):
 
 
 def test_surprisal_is_not_computed_unasked(llama, prompt):
-    assert capture(llama.engine.modules, prompt, SINK).surprisal is None
+    assert capture(llama.engine.modules, prompt, SINK).scores == {}
 
 
 def test_the_dtype_is_the_models():
     from models.modules import Modules
 
     modules = Modules(build("llama").bfloat16())
-    captured = capture(modules, random_prompt(3, [20], 5), SINK, surprisal=True)
+    captured = capture(modules, random_prompt(3, [20], 5), SINK, ["surprisal"])
     assert captured.kv.dtype == torch.bfloat16
-    assert captured.surprisal.dtype == torch.float32
+    assert captured.scores["surprisal"].dtype == torch.float32
 
 
 class LayerFailure(Exception):

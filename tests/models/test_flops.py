@@ -12,7 +12,6 @@ from models.flops import flop_limit
 from models.gate import reader
 from models.modules import Modules
 from models.selectors import make
-from models.spans import Prompt
 from tests.conftest import Family, random_prompt
 
 
@@ -20,7 +19,7 @@ def fused(family, prompt, method, rate, check_layer=1):
     captured = capture(family.engine.modules, prompt, [1])
     selector = make(method, check_layer=check_layer)
     generator = torch.Generator().manual_seed(0)
-    return selector, lambda: family.engine.fused_prefill(
+    return lambda: family.engine.fused_prefill(
         prompt, reader(captured.kv), selector, rate, generator
     )
 
@@ -40,22 +39,20 @@ def wide(request):
     return Family(request.param, intermediate_size=4000)
 
 
-@pytest.mark.parametrize("method", ["full", "random", "debug", "blend", "cat"])
+@pytest.mark.parametrize("method", ["full", "random", "debug", "blend", "cat", "prophet"])
 def test_the_limit_is_the_ratio_of_what_torch_counts(wide, method):
     prompt = random_prompt(4, [24, 24], 8)
-    selector, run = fused(wide, prompt, method, 0.25)
-    recomputed = run().recomputed
-    limit = flop_limit(wide.engine.modules, prompt, recomputed, selector.dense_layers)
+    run = fused(wide, prompt, method, 0.25)
+    limit = flop_limit(wide.engine.modules, len(prompt), run().passes)
     counted = matmul_flops(lambda: wide.engine.full_prefill(prompt)) / matmul_flops(run)
     assert limit == pytest.approx(counted, rel=0.03)
 
 
 def test_everything_is_once():
     modules = Modules(tiny())
-    prompt = random_prompt(0, [20], 5)
-    assert flop_limit(modules, prompt, None, 0) == 1
-    assert flop_limit(modules, prompt, torch.arange(len(prompt)), 0) == pytest.approx(1)
-    assert flop_limit(modules, prompt, torch.arange(len(prompt)), 99) == pytest.approx(1)
+    everything = torch.arange(25)
+    assert flop_limit(modules, 25, [(everything, 3)]) == 1
+    assert flop_limit(modules, 25, [(everything, 2), (everything, 1)]) == pytest.approx(1)
 
 
 def tiny(**changes) -> LlamaForCausalLM:
@@ -74,16 +71,14 @@ def tiny(**changes) -> LlamaForCausalLM:
 def test_by_hand():
     """Per row and layer: q, o 8·8, k, v 8·4, three MLP matrices 8·12, two FLOPs per weight."""
     modules = Modules(tiny())
-    prompt = Prompt.join([1], [[2, 3], [4]], [5, 6])
+    chosen, in_flight = torch.tensor([2, 4, 5]), torch.arange(1, 6)
     linear = 2 * (2 * 64 + 2 * 32 + 3 * 96)
     per_key, head = 4 * 2 * 4, 2 * 50 * 8
     full = 3 * (6 * linear + per_key * (1 + 2 + 3 + 4 + 5 + 6)) + head
     rows = 3 * linear + per_key * (3 + 5 + 6)  # positions 2, 4, 5
-    assert flop_limit(modules, prompt, torch.tensor([2, 4, 5]), 0) == pytest.approx(
-        full / (3 * rows + head)
-    )
+    assert flop_limit(modules, 6, [(chosen, 3)]) == pytest.approx(full / (3 * rows + head))
     dense = 5 * linear + per_key * (2 + 3 + 4 + 5 + 6)  # documents and question, layer 0
-    assert flop_limit(modules, prompt, torch.tensor([2, 4, 5]), 1) == pytest.approx(
+    assert flop_limit(modules, 6, [(in_flight, 1), (chosen, 2)]) == pytest.approx(
         full / (dense + 2 * rows + head)
     )
 
@@ -102,21 +97,21 @@ def test_the_limit_of_a_large_model():
             )
         )
     modules = Modules(model)
-    prompt = random_prompt(16, [4000], 80)
     chosen = torch.arange(16, 4016)[torch.randperm(4000)[:600]]
     rows = torch.cat([chosen, torch.arange(4016, 4096)]).sort().values
     share = 680 / 4096
-    assert flop_limit(modules, prompt, rows, 1) == pytest.approx(
+    passes = [(torch.arange(16, 4096), 1), (rows, 31)]
+    assert flop_limit(modules, 4096, passes) == pytest.approx(
         1 / (1 / 32 + 31 / 32 * share), rel=0.03
     )
 
 
 def test_fewer_rows_allow_more():
     modules = Modules(tiny())
-    prompt = random_prompt(4, [200], 10)
     limits = []
     for step in (1, 2, 4, 8):
         rows = torch.cat([torch.arange(4, 204, step), torch.arange(204, 214)])
-        limits.append(flop_limit(modules, prompt, rows, 1))
+        passes = [(torch.arange(4, 214), 1), (rows, 2)]
+        limits.append(flop_limit(modules, 214, passes))
     assert limits == sorted(limits)
     assert limits[-1] < 3  # one of three layers is dense

@@ -129,7 +129,7 @@ def test_gate_7_stored_keys_of_the_first_chunk_are_fresh_ones(family, tmp_path):
         assert torch.allclose(stored[1, layer, :, first], values[:, first], atol=TOLERANCE)
     engine.full_prefill(prompt)
     target = engine.cache.kv[:, :, :, : len(prompt)].clone()
-    file = store.KVFile(tmp_path / store.KVS, meta, "make precompute")
+    file = store.StoredItem(tmp_path, meta, "make precompute")
     file.cold(Stopwatch(engine.device), target)
     assert torch.equal(target, store.read(tmp_path / store.KVS, meta, "", "kv"))
 

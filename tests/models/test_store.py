@@ -24,7 +24,7 @@ def meta_of(family: Family, prompt=PROMPT, **changes):
 
 @pytest.fixture
 def stored(llama, tmp_path):
-    captured = capture(llama.engine.modules, PROMPT, [1], surprisal=True)
+    captured = capture(llama.engine.modules, PROMPT, [1], ["surprisal"])
     meta = meta_of(llama)
     size = store.write(tmp_path, captured, meta)
     assert size == sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -34,8 +34,8 @@ def stored(llama, tmp_path):
 def test_what_was_written_comes_back(stored):
     folder, captured, meta = stored
     assert torch.equal(store.read(folder / store.KVS, meta, REMEDY, "kv"), captured.kv)
-    scores = store.read(folder / store.SURPRISAL, meta, REMEDY, "scores")
-    assert torch.equal(scores, captured.surprisal)
+    scores = store.read(folder / "surprisal.pt", meta, REMEDY, "scores")
+    assert torch.equal(scores, captured.scores["surprisal"])
     assert sorted(path.name for path in folder.iterdir()) == ["kvs.pt", "surprisal.pt"]
 
 
@@ -44,7 +44,7 @@ def test_the_files_are_plain_torch_files(stored):
     content = torch.load(folder / store.KVS, mmap=True, weights_only=True)
     assert content.keys() == {"kv", "meta"}
     assert torch.equal(content["kv"], captured.kv)
-    scores = torch.load(folder / store.SURPRISAL, mmap=True, weights_only=True)
+    scores = torch.load(folder / "surprisal.pt", mmap=True, weights_only=True)
     assert scores.keys() == {"scores", "chunk_ranges", "meta"}
     assert scores["chunk_ranges"] == [[3, 43], [43, 63]]
     assert scores["meta"] == content["meta"]
@@ -58,7 +58,7 @@ def test_a_file_cut_anywhere_is_damaged(stored, kept):
     path.write_bytes(content[: int(len(content) * kept) if kept == 0.5 else kept])
     with pytest.raises(UserError, match=rf"{path} is damaged .*{REMEDY}"):
         store.read(path, meta, REMEDY, "kv")
-    assert not store.is_complete(folder, meta, surprisal=False)
+    assert not store.is_complete(folder, meta)
 
 
 @pytest.mark.filterwarnings("error")
@@ -89,11 +89,11 @@ def test_code_in_a_file_is_never_run(stored):
 
 def test_missing(stored):
     folder, _, meta = stored
-    (folder / store.SURPRISAL).unlink()
+    (folder / "surprisal.pt").unlink()
     with pytest.raises(UserError, match=f"surprisal.pt is missing; build it: {REMEDY}"):
-        store.read(folder / store.SURPRISAL, meta, REMEDY, "scores")
-    assert store.is_complete(folder, meta, surprisal=False)
-    assert not store.is_complete(folder, meta, surprisal=True)
+        store.read(folder / "surprisal.pt", meta, REMEDY, "scores")
+    assert store.is_complete(folder, meta)
+    assert not store.is_complete(folder, meta, ["surprisal"])
 
 
 def test_a_mismatch_names_the_field_and_both_values(stored, llama):
@@ -109,7 +109,7 @@ def test_a_mismatch_names_the_field_and_both_values(stored, llama):
         expected = meta_of(llama, **changes)
         with pytest.raises(UserError, match=re.escape(told)):
             store.read(folder / store.KVS, expected, REMEDY, "kv")
-        assert not store.is_complete(folder, expected, surprisal=False)
+        assert not store.is_complete(folder, expected)
 
 
 def test_another_rope_is_another_model(stored):
@@ -137,7 +137,7 @@ def test_replacing_a_file_leaves_its_readers_alone(stored, llama):
 
 def test_cold_and_ready_give_the_same(stored, llama):
     folder, captured, meta = stored
-    file = store.KVFile(folder / store.KVS, meta, REMEDY)
+    file = store.StoredItem(folder, meta, REMEDY)
     watch = Stopwatch(llama.engine.device)
     for read in (file.cold, file.ready, file.ready):
         target = torch.full_like(captured.kv, torch.nan)
@@ -163,4 +163,4 @@ def test_kv_bytes_are_the_tensors(stored, llama):
 
 
 def test_forgetting_a_file_that_is_not_there(tmp_path):
-    assert store.KVFile(tmp_path / "none.pt", {}, REMEDY).forget() is False
+    assert store.StoredItem(tmp_path / "none", {}, REMEDY).forget() is False

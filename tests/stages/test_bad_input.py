@@ -14,7 +14,7 @@ import torch
 
 from data import inputs as inputs_file
 from eval.items import Evaluator
-from models import selectors, store
+from models import selectors
 from tests.stages.harness import (
     Outcome,
     Workplace,
@@ -360,7 +360,7 @@ def test_kvs_that_vanish_while_eval_runs(ready, prepared, monkeypatch, damage):
 def test_damaged_surprisal_is_rebuilt(ready):
     ready.ok("precompute", "--surprisal", "true")
     whole = snapshot(ready.kvs)
-    truncated(ready.kvs / f"item_{ready.ids()[0]}" / store.SURPRISAL)
+    truncated(ready.kvs / f"item_{ready.ids()[0]}" / "surprisal.pt")
     assert "1 of 5" in ready.ok("precompute", "--surprisal", "true").out
     assert snapshot(ready.kvs) == whole
 

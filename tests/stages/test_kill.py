@@ -76,8 +76,8 @@ def assert_same_kvs(found: Workplace, wanted: Workplace) -> None:
     assert sorted(found.kv_files()) == sorted(wanted.kv_files()) == sorted(wanted.ids())
     for item, path in wanted.kv_files().items():
         ours = found.kvs / f"item_{item}"
-        assert sorted(p.name for p in ours.iterdir()) == [store.KVS, store.SURPRISAL]
-        for name, tensor in ((store.KVS, "kv"), (store.SURPRISAL, "scores")):
+        assert sorted(p.name for p in ours.iterdir()) == [store.KVS, "surprisal.pt"]
+        for name, tensor in ((store.KVS, "kv"), ("surprisal.pt", "scores")):
             left, right = torch.load(ours / name), torch.load(path.parent / name)
             assert torch.equal(left[tensor], right[tensor])
             assert left["meta"] == right["meta"]

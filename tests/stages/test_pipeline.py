@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from itertools import chain
 from pathlib import Path
@@ -250,7 +251,7 @@ def test_a_run_is_named_from_the_options_that_change_it_and_no_others(done, opti
     done.ok("eval", "--reuse", *METHODS, *options)
     after = {path.name for path in (done.root / "outputs").glob(f"*/{DATASET}/*")}
     assert before <= after
-    assert {name.split("-")[0] for name in after - before} == named
+    assert {re.split("[-+]", name)[0] for name in after - before} == named
 
 
 def test_a_smaller_limit_repeats_the_first_items(done):
@@ -403,7 +404,7 @@ def test_surprisal_is_added_to_kvs_that_exist(ready):
     assert {item: path.read_bytes() for item, path in ready.kv_files().items()} == kvs
     for item in ready.ids():
         folder = ready.kvs / f"item_{item}"
-        content = torch.load(folder / store.SURPRISAL)
+        content = torch.load(folder / "surprisal.pt")
         meta = torch.load(folder / store.KVS)["meta"]
         assert content["meta"] == meta
         assert content["chunk_ranges"] == meta["spans"][1:-1]

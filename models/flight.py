@@ -1,0 +1,103 @@
+"""Rows of a prompt on their way through the decoder layers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
+from models.attention import rows_for
+from models.cache import FusedCache
+from models.errors import UserError
+from models.modules import Modules
+
+
+class Flight:
+    """Rows on their way through the decoder layers, over one fused cache.
+
+    Parameters
+    ----------
+    ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
+    rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
+
+    Attributes
+    ----------
+    layer : the next layer to run.
+    hidden : ``[1, R, hidden]`` what goes into it.
+    passes : every group of rows run so far, and through how many layers.
+    """
+
+    def __init__(
+        self,
+        modules: Modules,
+        cache: FusedCache,
+        ids: Tensor,
+        positions: Tensor,
+        n_keys: int,
+        rotary: tuple[Tensor, Tensor],
+        backend: str,
+    ) -> None:
+        self.modules = modules
+        self.cache = cache
+        self.n_keys = n_keys
+        self.rotary = rotary
+        self.backend = backend
+        self.layer = 0
+        self.passes: list[tuple[Tensor, int]] = []
+        self.hidden = modules.embed(ids[None])
+        self._prepare(positions)
+
+    def keep(self, positions: Tensor) -> None:
+        """Go on with these of the rows in flight only (sorted; each must be among them)."""
+        if len(positions) < len(self.positions):
+            self.hidden = self.hidden[:, torch.searchsorted(self.positions, positions)]
+            self._prepare(positions)
+
+    def _prepare(self, positions: Tensor) -> None:
+        """Attention rows, cache slots and rotary embeddings of these rows, for all layers."""
+        first, last = int(positions[0]), int(positions[-1])
+        contiguous = last - first + 1 == len(positions)
+        self.positions = positions
+        self.slots = slice(first, last + 1) if contiguous else positions
+        self.rows = rows_for(self.backend, positions, self.n_keys)
+        self.cos, self.sin = (part[:, self.slots] for part in self.rotary)
+
+    def run_to(self, layer: int) -> None:
+        """Run the rows through the layers below ``layer``; their fresh K/V overwrite the cached."""
+        if layer > self.layer:
+            self.passes.append((self.positions, layer - self.layer))
+        self.cache.place(self.slots, self.n_keys)
+        for module in self.modules.layers[self.layer : layer]:
+            self.hidden = module(
+                self.hidden,
+                position_embeddings=(self.cos, self.sin),
+                past_key_values=self.cache,
+                rows=self.rows,
+            )
+        self.layer = layer
+
+    def climb(self, layer: int) -> None:
+        """:meth:`run_to` a layer that somebody asked for.
+
+        Raises
+        ------
+        UserError : the model has no such layer, or the rows are past it.
+        """
+        last = len(self.modules.layers) - 1
+        if not 0 <= layer <= last:
+            raise UserError(f"layer {layer} does not exist: the model has layers 0 to {last}")
+        if layer < self.layer:
+            raise UserError(f"layer {layer} was asked for after layer {self.layer}: ask upwards")
+        self.run_to(layer)
+
+    def fresh(self, what: str, rows: slice = slice(None)) -> Tensor:
+        """``q``, ``k`` (post-RoPE) or ``v`` of the next layer for some rows, ``[heads, n, D]``."""
+        states = self.modules.project(self.layer, self.hidden[:, rows], what)
+        if what == "v":
+            return states
+        cos, sin = self.cos[:, rows], self.sin[:, rows]
+        return apply_rotary_pos_emb(states[None], states[None], cos, sin)[0][0]
+
+    def head(self) -> Tensor:
+        """Logits of the last row only, ``[vocabulary]``, float32."""
+        return self.modules.logits(self.hidden[0, -1]).float()

@@ -1,0 +1,94 @@
+"""Positions known before the question is: a file's, or attention sinks found offline.
+
+EPIC (Hu et al., 2024, arXiv:2410.15332) traces the loss of quality to attention sinks: every chunk
+was encoded with sinks of its own, and in the whole prompt they compete.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+from models.probe import Probe
+from models.selectors import BaseSelector, top_k
+from models.spans import Prompt
+
+
+@dataclass
+class Selector(BaseSelector):
+    """The positions of ``positions``, or the top-k attention sinks and the question.
+
+    ``positions`` is a JSON file: ``{item id: [global positions]}``. It names *all* positions to
+    recompute, the question's too where they are wanted, whatever the rate; the last token is always
+    computed. Without a file the k document tokens that drew most attention from their own chunk
+    (stage 2 with ``SINKS=1``), and the question. Cost: reading them.
+    """
+
+    positions: str = ""
+    _by_item: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
+    _digest: str = field(default="", init=False, repr=False)
+
+    adds_question = False
+
+    def __post_init__(self) -> None:
+        if self.positions:
+            self._by_item, self._digest = _read(Path(self.positions))
+
+    @property
+    def knows_rate(self) -> bool:
+        return not self.positions
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.positions else ("sinks",)
+
+    def identity(self) -> dict[str, Any]:
+        return {"positions": self._digest or None}
+
+    def check_item(self, item_id: str, prompt: Prompt) -> None:
+        if self.positions:
+            self._positions(item_id, len(prompt))
+
+    def _positions(self, item_id: str, n: int) -> list[int]:
+        if item_id not in self._by_item:
+            raise UserError(
+                f"POSITIONS={self.positions} has no item {item_id}; add it, or leave POSITIONS= "
+                "out for attention sinks found offline"
+            )
+        outside = [p for p in self._by_item[item_id] if not 0 <= p < n]
+        if outside:
+            raise UserError(
+                f"POSITIONS={self.positions}: position {outside[0]} of item {item_id} is outside "
+                f"its {n} tokens; was the file made for another chunking?"
+            )
+        return self._by_item[item_id]
+
+    def select(self, probe: Probe) -> Tensor:
+        """Document and question positions."""
+        n = len(probe.prompt)
+        if self.positions:
+            chosen = sorted({*self._positions(probe.item_id, n), n - 1})
+            return torch.tensor(chosen, device=probe.device)
+        sinks = probe.candidates[top_k(probe.scores("sinks"), probe.budget)]
+        return torch.cat([sinks, torch.arange(*probe.prompt.question, device=probe.device)])
+
+
+def _read(path: Path) -> tuple[dict[str, list[int]], str]:
+    """The file's positions by item, and its hash."""
+    try:
+        content = path.read_bytes()
+        by_item = json.loads(content)
+        if not all(type(p) is int for positions in by_item.values() for p in positions):
+            raise TypeError("not integers")
+    except OSError as error:
+        raise UserError(f"POSITIONS={path} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(
+            f"POSITIONS={path} must be JSON of the form {{item id: [positions]}}"
+        ) from None
+    return by_item, hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,49 @@
+"""The question runs ahead through all layers over the cached KVs, and where it looks is chosen."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool1d
+
+from models.errors import UserError
+from models.probe import Probe
+from models.question import head_attention
+from models.selectors import BaseSelector, top_k
+
+
+@dataclass
+class Selector(BaseSelector):
+    """Top-k of the mean attention over layers, heads and question rows.
+
+    At each layer the attention that the documents receive, mean over heads and rows, is normalised
+    to sum 1, so that layers which look elsewhere count alike. ``pool`` averages over so many
+    neighbours (odd; 1 is off). After ProphetKV (Wang et al., 2026, arXiv:2602.02579).
+
+    Cost: the question's rows through all layers, and their attention weights.
+    """
+
+    pool: int = 1
+
+    def __post_init__(self) -> None:
+        if self.pool < 1 or self.pool % 2 == 0:
+            raise UserError(f"POOL={self.pool} must be odd: 1 (off), 3, 5, ...")
+
+    def select(self, probe: Probe) -> Tensor:
+        """``[k]`` positions."""
+        if not len(probe.candidates):
+            return probe.candidates
+        total = torch.zeros(len(probe.candidates), device=probe.device)
+        for layer in range(probe.n_layers):
+            asked = probe.question(layer)
+            total += document_share(probe, head_attention(asked.queries, asked.keys, probe.scale))
+        if self.pool > 1:
+            half = self.pool // 2
+            total = avg_pool1d(total[None], self.pool, 1, half, count_include_pad=False)[0]
+        return probe.candidates[top_k(total, probe.budget)]
+
+
+def document_share(probe: Probe, attention: Tensor) -> Tensor:
+    """``[H, q, N]`` weights → the share of each position in what the documents get, ``[|S|]``."""
+    received = attention[..., slice(*probe.prompt.documents)].sum((0, 1))
+    return received / received.sum().clamp_min(torch.finfo(torch.float32).tiny)

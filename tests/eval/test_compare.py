@@ -1,0 +1,215 @@
+"""Comparisons of methods: by hand, and what is missing or proves nothing."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from eval import compare
+from eval.compare import differences, table
+from eval.stats import bootstrap
+
+N = 12
+FULL = [100.0, 0.0] * 6
+
+
+def result(method, rate=None, score=50.0, kl=0.2, ttft=100.0, *, oracle=False, n=N):
+    def each(value):
+        return list(value) if isinstance(value, list) else [value] * n
+
+    items = [
+        {
+            "id": f"q{i}",
+            "score": s,
+            "full_score": FULL[i],
+            "kl_first": k / 2,
+            "kl_mean": k,
+            "ttft_ms": {"ready": None if oracle else t, "cold": None},
+            "full_prefill_ms": 1000.0 + i,
+        }
+        for i, (s, k, t) in enumerate(zip(each(score), each(kl), each(ttft), strict=True))
+    ]
+    options = {} if rate is None else {"rate": rate}
+    return {"config": {"method": method, "options": options}, "oracle": oracle, "items": items}
+
+
+def to(results, method, at=0.15):
+    (row,) = [d for d in differences(results, 0) if d["method"] == method and d["at"] == at]
+    return row["to"]
+
+
+def test_by_hand():
+    ups = [float(i) for i in range(N)]
+    found = to(
+        [
+            result("no", None, FULL, 0.0, [1000.0 + i for i in range(N)]),
+            result("random", 0.15, 40.0, 0.3, 200.0),
+            result("debug", 0.15, [40.0 + u for u in ups], 0.1, [200.0 + u**2 for u in ups]),
+            result("blend", 0.15, 60.0, 0.05, 150.0),
+        ],
+        "debug",
+    )
+    score = found["random"]["score"]
+    assert score["other"] == "random"
+    assert score["estimate"] == pytest.approx(5.5)
+    assert score["ci95"] == pytest.approx(bootstrap(ups, 0))
+    assert score["verdict"] == "better"
+    assert found["random"]["kl_mean"]["estimate"] == pytest.approx(-0.2)
+    assert found["random"]["kl_mean"]["verdict"] == "better"
+    assert found["random"]["kl_first"]["estimate"] == pytest.approx(-0.1)
+    ttft = found["random"]["ttft_ready_ms"]
+    assert ttft["estimate"] == np.median(np.square(ups))
+    assert ttft["ci95"] == pytest.approx(bootstrap([u**2 for u in ups], 0, "median"))
+    assert ttft["verdict"] == "worse"
+    assert found["no"]["score"]["estimate"] == pytest.approx(45.5 - 50)
+    assert found["no"]["score"]["verdict"] == "not told apart"
+    assert found["no"]["kl_mean"]["estimate"] == pytest.approx(0.1)
+    assert found["no"]["ttft_ready_ms"]["verdict"] == "better"
+    assert found["best"]["kl_mean"]["other"] == "blend"
+    assert found["best"]["score"]["verdict"] == "worse"
+
+
+def test_the_full_prefill_is_in_every_record():
+    one = [result("debug", 0.15, 50.0)]
+    both = [result("no", None, FULL, 0.0, [1000.0 + i for i in range(N)]), *one]
+    assert to(one, "debug") == to(both, "debug")
+    assert [d["method"] for d in differences(both, 0)] == ["debug"]
+
+
+def test_the_best_is_chosen_by_measure_and_is_not_compared_with_itself():
+    results = [
+        result("full", None, 30.0, 0.6, 10.0),
+        result("random", 0.15, 40.0, 0.3, 90.0),
+        result("a", 0.15, 70.0, 0.2, 100.0),
+        result("b", 0.15, 60.0, 0.1, 110.0),
+        result("oracle_kv", 0.15, 99.0, 0.01, 1.0, oracle=True),
+        result("b", 0.5, 99.0, 0.01, 1.0),
+    ]
+    best = to(results, "random")["best"]
+    assert {name: found["other"] for name, found in best.items()} == {
+        "score": "a",
+        "kl_first": "b",
+        "kl_mean": "b",
+        "ttft_ready_ms": "full",
+    }
+    assert set(to(results, "a")["best"]) == {"kl_first", "kl_mean", "ttft_ready_ms"}
+    oracle = to(results, "oracle_kv")
+    assert oracle["best"]["score"]["verdict"] == "better"
+    assert all("ttft_ready_ms" not in found for found in oracle.values())
+
+
+def test_the_control_is_that_of_the_same_rate():
+    results = [
+        result(name, rate, kl=kl)
+        for name, rate, kl in [
+            ("random", 0.1, 0.5),
+            ("random", 0.3, 0.2),
+            ("debug", 0.1, 0.3),
+            ("debug", 0.3, 0.3),
+            ("full", None, 0.6),
+        ]
+    ]
+    assert to(results, "debug", 0.1)["random"]["kl_mean"]["verdict"] == "better"
+    assert to(results, "debug", 0.3)["random"]["kl_mean"]["verdict"] == "worse"
+    assert to(results, "full", 0.1)["random"]["kl_mean"]["estimate"] == pytest.approx(0.1)
+    assert to(results, "full", 0.3)["random"]["kl_mean"]["estimate"] == pytest.approx(0.4)
+
+
+def test_what_is_missing_is_left_out():
+    alone = to([result("debug", 0.15)], "debug")
+    assert set(alone) == {"no"}
+    rateless = differences([result("full"), result("cat", score=10.0)], 0)
+    assert [(d["method"], d["rate"], d["at"]) for d in rateless] == [
+        ("full", None, None),
+        ("cat", None, None),
+    ]
+    assert differences([result("no")], 0) == []
+    silent = result("debug", 0.15)
+    silent["items"][3]["kl_mean"] = None
+    found = to([silent, result("random", 0.15)], "debug")
+    assert "kl_mean" not in found["random"]
+    assert "kl_first" in found["random"]
+
+
+def test_options_of_the_control_do_not_hide_it():
+    found = to(
+        [result("random:seed=3", 0.15), result("debug:check=cached", 0.15)], "debug:check=cached"
+    )
+    assert found["random"]["score"]["other"] == "random:seed=3"
+
+
+def test_rounding_at_full_recomputation_is_no_win():
+    results = [result("random", 1, kl=3e-9), result("debug", 1, kl=1e-9)]
+    assert to(results, "debug", 1)["random"]["kl_mean"]["verdict"] == "not told apart"
+    assert to(results, "debug", 1)["no"]["kl_mean"]["verdict"] == "not told apart"
+
+
+def test_few_items_are_no_win():
+    results = [result("random", 0.15, 0.0, n=5), result("debug", 0.15, 90.0, n=5)]
+    found = to(results, "debug")["random"]["score"]
+    assert found["ci95"] == [90, 90]
+    assert found["verdict"] == "not told apart"
+    assert "5 items are too few" in table(results, 0)
+
+
+def test_other_items_are_refused():
+    swapped = result("b", 0.15)
+    swapped["items"][:2] = reversed(swapped["items"][:2])
+    with pytest.raises(ValueError, match="different items"):
+        differences([result("a", 0.15), swapped], 0)
+
+
+def test_it_repeats_and_is_json():
+    rng = np.random.default_rng(0)
+    results = [
+        result(name, 0.15, rng.uniform(0, 100, N).tolist(), rng.random(N).tolist())
+        for name in ("random", "a", "b")
+    ]
+    found = differences(results, 1)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert differences(results, 1) == found
+    assert differences(results, 2) != found
+
+
+def test_the_table():
+    ups = [float(i) for i in range(N)]
+    results = [
+        result("no", None, FULL, 0.0),
+        result("full", None, 20.0, 0.6),
+        result("random", 0.15, 40.0, 0.3),
+        result("debug", 0.15, [40.0 + u for u in ups], 0.1),
+        result("oracle_kv", 0.15, 60.0, 0.05, oracle=True),
+    ]
+    text = table(results, 0)
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 122
+    assert lines[0].split("  ")[0] == "method"
+    rows = {line.split()[0]: line for line in lines[1:5]}
+    assert list(rows) == ["full", "random", "debug", "oracle_kv*"]
+    low, high = bootstrap(ups, 0)
+    assert f"+5.5 [{low:.1f}, {high:.1f}] B" in rows["debug"]
+    assert "-0.200 [-0.200, -0.200] B" in rows["debug"]
+    assert "+0.500 [0.500, 0.500] W" in rows["full"]
+    assert "~" in rows["debug"]
+    for words in ("12 items", "10,000 resamples", "not corrected", "Only B", "* oracle"):
+        assert words in text
+    assert "* oracle" not in table(results[:4], 0)
+
+
+def test_no_minus_zero():
+    results = [result("random", 0.15, 40.0), result("debug", 0.15, 40.0 - 1e-9)]
+    assert "+0.0 [0.0, 0.0]" in table(results, 0)
+
+
+def test_every_rate_has_its_rows():
+    results = [result(name, rate) for rate in (0.3, 0.1) for name in ("random", "debug")]
+    text = table(results, 0)
+    assert [line.split()[:2] for line in text.splitlines()[1:5]] == [
+        ["random", "0.1"],
+        ["debug", "0.1"],
+        ["random", "0.3"],
+        ["debug", "0.3"],
+    ]
+    assert compare.rates(results) == [0.1, 0.3]

@@ -1,0 +1,95 @@
+"""The picture of a sweep, read back from the file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import image
+from matplotlib.colors import to_rgb
+
+from eval import curves
+from eval.curves import COLOURS, draw
+
+
+def row(method, rate, kl, score=40.0, oracle=False):
+    return {
+        "method": method,
+        "rate": rate,
+        "oracle": oracle,
+        "kl_mean": kl,
+        "kl_mean_ci95": None if kl is None else [kl / 2, kl * 2],
+        "score": score,
+        "score_ci95": [score - 20, score + 20],
+    }
+
+
+def sweep(rows, note=None):
+    return {
+        "note": note,
+        "config": {"model": "tiny", "dataset": "questions"},
+        "n": 10,
+        "metric": "qa_f1",
+        "full_score": 50.0,
+        "rates": sorted({r["rate"] for r in rows if r["rate"] is not None}),
+        "rows": rows,
+    }
+
+
+def places(path: Path, colour: str) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns, as shares of the left panel, of pixels in the colour."""
+    pixels = image.imread(path)[..., :3]
+    pixels = pixels[:, : int(0.44 * pixels.shape[1])]
+    rows, columns = np.nonzero(np.abs(pixels - np.array(to_rgb(colour))).max(axis=-1) < 0.02)
+    return rows / pixels.shape[0], columns / pixels.shape[1]
+
+
+@pytest.mark.parametrize(
+    ("kls", "falls"), [((0.4, 0.04, 0.0), True), ((0.04, 0.4, 0.5), False), ((0.5, 0.4, 0.3), True)]
+)
+def test_a_falling_distance_falls_in_the_picture(tmp_path, kls, falls):
+    path = tmp_path / "sweep.png"
+    draw(sweep([row("debug", r, kl) for r, kl in zip((0, 0.15, 1), kls, strict=True)]), path)
+    heights, columns = places(path, COLOURS[0])
+    left, right = columns < np.median(columns), columns > np.quantile(columns, 0.8)
+    assert len(heights) > 200
+    assert (heights[left].mean() < heights[right].mean()) == falls
+
+
+def test_twelve_methods_are_drawn_apart(tmp_path):
+    names = [f"method{i}" for i in range(9)]
+    rows = [
+        row("no", None, 0.0, 50.0),
+        row("full", None, 0.6),
+        row("cat", None, 0.8),
+        *(row("random", r, 0.5 - 0.4 * r) for r in (0.1, 0.9)),
+        *(
+            row(name, r, 0.5 * (1 - r) / (i + 2))
+            for i, name in enumerate(names)
+            for r in (0.1, 0.9)
+        ),
+        *(row(name, 0.5, 0.001, oracle=True) for name in ("oracle_kv", "oracle_attn")),
+    ]
+    path = tmp_path / "out" / "sweep.png"
+    draw(sweep(rows, note="a sample"), path)
+    assert [p.name for p in path.parent.iterdir()] == ["sweep.png"]
+    for colour in COLOURS:
+        assert len(places(path, colour)[0]) > 100
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [row("full", None, 0.6)],
+        [row("debug", 0.15, 0.2)],
+        [row("debug", 1, 0.0)],
+        [row("debug", 0, 0.0), row("debug", 1, 0.0)],
+        [row("debug", 0.1, None), row("debug", 0.2, None)],
+    ],
+)
+def test_little_to_draw(tmp_path, rows, monkeypatch):
+    monkeypatch.setattr(curves, "DPI", 40)  # faster
+    path = tmp_path / "sweep.png"
+    draw(sweep(rows), path)
+    assert image.imread(path).shape[:2] == (200, 500)
