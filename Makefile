@@ -43,7 +43,7 @@ EVAL = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,REUSE,reuse) $(call option,RA
 announce = @echo "$(1): MODEL=$(MODEL) DATASET=$(DATASET)"
 remember = @printf 'MODEL ?= %s\nDATASET ?= %s\n' '$(MODEL)' '$(DATASET)' > $(LAST)
 
-.PHONY: help setup demo chunk precompute eval sweep report gate doctor bench lint test clean
+.PHONY: help setup demo chunk precompute eval sweep report gate doctor bench gpu-check lint test clean
 
 ##@ Pipeline
 chunk: $(READY)  ## stage 1: split DATASET's documents into token chunks for MODEL
@@ -94,8 +94,11 @@ gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, an
 doctor: $(READY)  ## what this machine has and lacks, each lack with its remedy
 	@$(PY) -m data.doctor $(WHAT) $(FOLDERS)
 
-bench: $(READY)  ## tokens/s of precompute and TTFT by prompt length, beside the library's own
-	@$(PY) -m bench --model "$(MODEL)" $(MACHINE)
+bench: $(READY)  ## speed by prompt length beside the library's own: table, bench.json, picture
+	@$(PY) -m bench --model "$(MODEL)" $(FOLDERS) $(MACHINE) $(BENCH)
+
+gpu-check: $(READY)  ## gates, attention kernels and speed on this GPU, at Llama-3-8B shape, random weights
+	@$(PY) -m bench.gpu_check $(GPU_CHECK)
 
 ##@ Development
 setup: $(READY)  ## make .venv with everything in it (every other target calls this)
@@ -123,7 +126,7 @@ clean:  ## remove inputs, KVs and outputs; the environment and converted models 
 help:  ## this list
 	@awk 'BEGIN { FS = ":.*## " } \
 		/^##@/ { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo; echo "Variables (VARIABLE=value after the target; now MODEL=$(MODEL) DATASET=$(DATASET))"
 	@sed -n 's/^#? //p' $(firstword $(MAKEFILE_LIST))
 
@@ -166,6 +169,7 @@ help:  ## this list
 #?   BACKEND           attention back end: auto, blocked, sdpa or flashinfer
 #?   THREADS           CPU threads
 #?   INPUTS KVS OUTPUTS   folders of the three stages (inputs, kvs, outputs)
+#?   BENCH GPU_CHECK   more options of make bench, make gpu-check (python -m bench --help)
 #?   PYTHON            interpreter that make setup builds .venv with (python3)
 #?   EXTRAS            extras that make setup installs (dev; with a GPU: dev,gpu)
 #?   KVFUSE_CACHE      environment: folder of converted models (.cache)

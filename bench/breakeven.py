@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 BANDWIDTHS = (0.1, 0.5, 2.0, 7.0)  # GB/s: network storage, hard disk or SATA, NVMe, a fast NVMe
-MEASURED = "here"
 
 
 @dataclass(frozen=True)
@@ -56,15 +55,18 @@ class Point:
 
 
 def turns_positive(lengths: Sequence[int], gains: Sequence[float]) -> float | None:
-    """The length from which on gains are positive, in between by a straight line.
+    """The length from which on gains are positive; None where they are not at the last.
 
-    The shortest length where all are, which then says "this or less"; None where the last is not.
+    Between two lengths the gain per token is taken as a straight line: a prefill's time per token
+    grows with N like one, its time does not. The shortest length, where all gains are positive,
+    says "this or less".
     """
     if gains[-1] <= 0:
         return None
     for i in range(len(gains) - 1, 0, -1):
         if gains[i - 1] <= 0:
-            part = gains[i - 1] / (gains[i - 1] - gains[i])
+            below, above = gains[i - 1] / lengths[i - 1], gains[i] / lengths[i]
+            part = below / (below - above)
             return lengths[i - 1] + part * (lengths[i] - lengths[i - 1])
     return float(lengths[0])
 

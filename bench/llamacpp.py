@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import importlib.util
 import time
 from collections.abc import Sequence
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import LlamaFileType
 
-from models.source import alias_table
+from models.source import gguf_file
 
 PACKAGE = "llama-cpp-python"
 REMEDY = "make setup EXTRAS=dev,bench"
@@ -52,20 +50,8 @@ class LlamaCpp:
         except (ImportError, OSError, RuntimeError) as error:  # its compiled library, mostly
             reason = str(error).splitlines()[0]
             return None, f"llama.cpp: {PACKAGE} is installed and does not load ({reason})"
-        found = cls(module, path, threads)
-        version = importlib.metadata.version(PACKAGE)
-        return found, f"llama.cpp: {PACKAGE} {version}, {path.name} as {found.quantisation()}"
-
-    def quantisation(self) -> str:
-        """How the file says that its weights are stored, such as ``Q4_K_M``."""
-        model = self.module.Llama(model_path=str(self.path), vocab_only=True, verbose=False)
-        try:
-            kind = int(model.metadata.get("general.file_type", -1))
-            return LlamaFileType(kind).name.removeprefix("MOSTLY_")
-        except ValueError:
-            return "unknown quantisation"
-        finally:
-            model.close()
+        note = f"llama.cpp: {PACKAGE} {module.__version__}, {path.name}, quantised as it is"
+        return cls(module, path, threads), note
 
     def prefill_ms(self, ids: Sequence[int]) -> float:
         """Milliseconds from token ids to the first token's id; the model is loaded before."""
@@ -100,20 +86,3 @@ class LlamaCpp:
         if self._model is not None:
             self._model.close()
             self._model, self._room = None, 0
-
-
-def gguf_file(model: str) -> Path | None:
-    """The GGUF file behind ``MODEL=``: a path to one, or the one in an alias's package."""
-    path = Path(model).expanduser()
-    if path.suffix.lower() == ".gguf":
-        return path if path.is_file() else None
-    origin = alias_table()[model].origin if model in alias_table() else ""
-    kind, _, package = origin.partition(" ")
-    if kind != "pack":
-        return None
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
-    return next((path for path in found if path.is_file()), None)

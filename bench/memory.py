@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +24,6 @@ def peak_of(run: Callable[[], Any], device: torch.device) -> float | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) / 1e6
-    gc.collect()
     _give_back()
     known = _reset()
     run()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import gc
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -37,20 +38,27 @@ class Timed:
 
 
 def interleave(
-    contestants: Mapping[str, Callable[[], float]], rounds: int, device: torch.device, title: str
+    contestants: Mapping[str, Callable[[], float]],
+    rounds: int,
+    device: torch.device,
+    title: str,
+    warm: Collection[str] = (),
 ) -> dict[str, Timed]:
     """Run every contestant once to warm up and to see its memory, then time each once a round.
 
     Parameters
     ----------
     contestants : what runs, in this order in every round, and returns its own milliseconds.
+    warm : those whose warm-up another one's serves, and whose memory nobody asks for.
     """
+    gc.collect()  # what earlier measurements left in cycles is nobody's memory here
     timed = {name: Timed() for name in contestants}
-    steps = (rounds + 1) * len(contestants)
+    steps = (rounds + 1) * len(contestants) - len(warm)
     with tqdm(total=steps, desc=f"bench: {title}", unit="run", disable=None, leave=False) as bar:
         for name, measure in contestants.items():
-            timed[name].peak_mb = peak_of(measure, device)
-            bar.update()
+            if name not in warm:
+                timed[name].peak_mb = peak_of(measure, device)
+                bar.update()
         for _ in range(rounds):
             for name, measure in contestants.items():
                 timed[name].ms.append(measure())

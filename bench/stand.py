@@ -49,9 +49,12 @@ class Stand:
         tokenizer = load_tokenizer(source)
         loaded = load(source, tokenizer, config.device, config.dtype)
         config.check_room(loaded.max_positions)
+        device = loaded.device
         sink = frame(tokenizer, loaded.model.config, chat=False).sink
-        llama, note = LlamaCpp.find(config.model, torch.get_num_threads())
-        library = Library(loaded.model, loaded.device)
+        llama, note = None, f"llama.cpp: not measured, it would run on the CPU beside {device.type}"
+        if device.type == "cpu":
+            llama, note = LlamaCpp.find(config.model, torch.get_num_threads())
+        library = Library(loaded.model, device)
         return cls(config, tokenizer, loaded, library, sink, llama, note)
 
     @property

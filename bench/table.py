@@ -34,14 +34,18 @@ COLUMNS: tuple[tuple[str, int, Cell], ...] = (
     ("ready x", 7, lambda row: f"{row['speedup_ready']:.2f}"),
     ("cold x", 6, lambda row: f"{row['speedup_cold']:.2f}"),
     ("limit", 5, lambda row: f"{row['flop_limit']:.2f}"),
-    ("reached", 7, lambda row: f"{100 * row['share_of_limit']:.0f}%"),
+    ("share", 5, lambda row: f"{100 * row['share_of_limit']:.0f}%"),
     ("peak MB", 7, _peak),
 )
 FULL_PREFILLS = (("library", "library_full"), ("full", "full"), ("llama.cpp", "llamacpp_full"))
 
 
 def header() -> str:
-    """The names of the columns; times are milliseconds, ``x`` are speed-ups over ``full``."""
+    """The names of the columns.
+
+    Times are milliseconds, ``x`` are speed-ups over ``full``, ``share`` is how much of the FLOP
+    ``limit`` was reached.
+    """
     return _line([name for name, _, _ in COLUMNS])
 
 
@@ -102,21 +106,20 @@ def cold_line(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def break_even_lines(points: Sequence[Point], method: str, rate: float) -> list[str]:
-    """Three lines: uses by length, from which length, and on which disk."""
+    """A few lines: after how many uses, from which length, and on which disk."""
     here, *disks = break_even(points)
     shortest, last = points[0].n, points[-1]
-    uses = ", ".join(
-        f"{_uses(count)} at N = {n}" for n, count in zip(here["n"], here["uses"], strict=True)
-    )
-    by_disk = ", ".join(
+    by_length = [f"{_uses(uses)} at {n}" for n, uses in zip(here["n"], here["uses"], strict=True)]
+    by_disk = [
         f"{_uses(disk['uses'][-1])} at {gb:g}" for disk, gb in zip(disks, BANDWIDTHS, strict=True)
-    )
-    slowest = f"{1e3 * last.slowest_gb_per_s:.0f} MB/s"
+    ]
     return [
-        f"break-even of {method}, r = {rate:g}, cold: uses until precompute is repaid: {uses}",
-        f"    the first use repays it {_from(here['first_use_pays_from_n'], shortest)}; a cold "
-        f"prefill beats the full one {_from(here['faster_from_n'], shortest)}",
-        f"    uses by disk at N = {last.n}, GB/s: {by_disk}; below {slowest} it never pays",
+        f"break-even of {method} (r = {rate:g}, cold): precompute is repaid after so many uses",
+        f"    by N: {', '.join(by_length)}",
+        f"    the first use repays it {_from(here['first_use_pays_from_n'], shortest)}; "
+        f"a cold prefill beats the full one {_from(here['faster_from_n'], shortest)}",
+        f"    by GB/s of the disk, at N = {last.n}: {', '.join(by_disk)}; "
+        f"below {last.slowest_gb_per_s:.2g} never",
     ]
 
 

@@ -60,7 +60,8 @@ class SelectorOptions:
     def given(self) -> dict[str, Any]:
         """The options that were named."""
         named = {f.name: getattr(self, f.name) for f in fields(SelectorOptions)}
-        return {name: value for name, value in named.items() if value not in (None, False)}
+        # Compared by identity: 0 equals False, and is a value that a user may have named.
+        return {name: v for name, v in named.items() if v is not None and v is not False}
 
 
 @dataclass
@@ -109,6 +110,8 @@ class MethodsConfig(SelectorOptions, ModelConfig, ABC):
                 continue
             selector = selectors.build(name, **self.given())
             spec = selectors.spec_of(selector)
+            if selector.identity().get("check_layer", 0) < 0:
+                raise UserError(f"REUSE={spec}: check_layer must be at least 0")
             for rate in sorted(set(self.rates)) if selector.knows_rate else [None]:
                 found.setdefault((spec, rate), Variant(spec, selector, rate))
         return list(found.values())

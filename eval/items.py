@@ -61,7 +61,9 @@ class Evaluator:
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
         self.stops = session.loaded.stop_ids
         self.observes = config.deviation or any(variant.oracle for variant in config.variants)
-        self.fuses = any(variant.selector for variant in config.variants)
+        chosen = [variant.selector for variant in config.variants if variant.selector]
+        self.fuses = bool(chosen)
+        self.needs = sorted({name for selector in chosen for name in selector.needs})
 
     def stored(self, item: Item) -> store.StoredItem:
         """The item's files of stage 2."""
@@ -73,9 +75,8 @@ class Evaluator:
 
     def check(self, item: Item) -> None:
         """Raise, before anything is run, what would stop a method at this item."""
-        needs = {name for v in self.config.variants if v.selector for name in v.selector.needs}
         if self.fuses:
-            self.stored(item).check(sorted(needs))
+            self.stored(item).check(self.needs)
         for variant in self.config.variants:
             if variant.selector:
                 variant.selector.check_item(item.id, item.prompt)
@@ -97,12 +98,19 @@ class Evaluator:
         )
 
     def _load(self, item: Item, stored: store.StoredItem) -> float:
-        """Read the KVs from disk for all methods; milliseconds."""
+        """Read the KVs from disk for all methods; milliseconds.
+
+        Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
+        """
         n = len(item.prompt)
         self.engine.cache.reserve(n)
         stored.forget()
         watch = Stopwatch(self.engine.device)
-        stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
+        stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
+        if stream:
+            stream.finish()
+        for name in self.needs:
+            stored.scores(name)
         return watch.parts["load"]
 
     def fuse(
@@ -110,7 +118,7 @@ class Evaluator:
     ) -> tuple[Prefill | None, Prefill, bool | None]:
         """Cold, then cache-ready; and whether the page cache was dropped before the cold one.
 
-        There is no cold run where the load is shared, nor for an oracle.
+        There is no cold run where the load is shared.
         """
         selector, stored = variant.selector, reference.stored
         assert selector is not None
@@ -205,7 +213,7 @@ class Evaluator:
             },
             "ttft_parts_ms": cold.parts_ms if cold and timed else None,
             "ttft_parts_ready_ms": ready.parts_ms if timed else None,
-            "tpot_ms": tpot,
+            "tpot_ms": tpot if timed else None,
             "flop_limit": flop_limit(self.engine.modules, len(item.prompt), ready.passes)
             if timed
             else None,

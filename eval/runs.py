@@ -20,6 +20,7 @@ from eval.summary import summarize
 from models import store
 from models.errors import UserError
 
+LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path
 Runs = list[tuple[Variant, RunFolder]]
 
 
@@ -75,12 +76,11 @@ def check_layers(session: Session, variants: list[Variant]) -> None:
     """Refuse a check layer that the model lacks, before a folder is made for the run."""
     last = len(session.engine.modules.layers) - 1
     for variant in variants:
-        first = variant.options.get("check_layer", 0)
-        deepest = first + variant.options.get("filter_layers", 1) - 1
-        if deepest > last:
+        first, count = (variant.options.get(o, 0) for o in ("check_layer", "filter_layers"))
+        if first + max(count - 1, 0) > last:
+            asked = f"CHECK_LAYER={first}" + (f" and FILTER_LAYERS={count}" if count > 1 else "")
             raise UserError(
-                f"{variant.spec} asks for layer {deepest} (CHECK_LAYER={first}): the model has "
-                f"layers 0 to {last}"
+                f"REUSE={variant.spec} asks for {asked}: the model has layers 0 to {last}"
             )
 
 
@@ -109,7 +109,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "backend": session.engine.backend,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
-    method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)
+    method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / session.dataset.name
@@ -128,7 +128,8 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: set[str])
         print(f"eval: resuming, {done} of {len(items) * len(runs)} results are there")
     longest = max(len(item.prompt) for item in items)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
-    warm_up(evaluator, todo[0], [variant for variant, _ in pending[todo[0].id]], warm)
+    unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
+    warm_up(evaluator, todo[0], unfinished, warm)
     for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
         evaluate_item(evaluator, item, pending[item.id])
 

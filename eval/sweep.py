@@ -15,7 +15,7 @@ from eval import sweep_report
 from eval.config import SweepConfig
 from eval.folder import digest, dumps
 from eval.runs import evaluate_dataset
-from models.atomic import writing
+from models.atomic import remove_leftovers, writing
 
 
 def main(config: SweepConfig) -> None:
@@ -35,6 +35,7 @@ def conclude(session: Session, config: SweepConfig, results: list[dict[str, Any]
     text = sweep_report.text(content)
     name = digest([result["config"] for result in results])
     folder = Path(config.outputs) / session.source.name / session.dataset.name / f"sweep-{name}"
+    remove_leftovers(folder)
     with writing(folder / "sweep.json") as file:
         file.write(dumps(content))
     with writing(folder / "sweep.txt") as file:

@@ -85,16 +85,19 @@ class BlockedRows:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
         for start, end, visible, mask in self.blocks:
-            block = sdpa(
-                query[:, :, start:end],
-                key[:, :, :visible],
-                value[:, :, :visible],
-                attn_mask=mask,
-                scale=scale,
-                enable_gqa=True,
-            )
+            rows, keys, values = query[:, :, start:end], key[:, :, :visible], value[:, :, :visible]
+            if mask is None:
+                block = _one_row(rows, keys, values, scale)
+            else:
+                block = sdpa(rows, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
             out[:, start:end] = block.transpose(1, 2)
         return out
+
+
+def _one_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """One row that sees every key: the heads of a group become rows, so K and V are read once."""
+    heads = (1, key.shape[1], -1, query.shape[-1])
+    return sdpa(query.view(heads), key, value, scale=scale).view(query.shape)
 
 
 class PackedSegments:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from models.transfer import LayerStream
+
 Slots = slice | Tensor
 
 
@@ -42,6 +44,7 @@ class FusedLayer(CacheLayerMixin):
         -------
         keys, values : ``[1, H_kv, length, D]`` views of the buffer.
         """
+        self.owner.arrive(self.layer)
         slots, length = self.owner.slots, self.owner.length
         full = []
         for kind, rows in enumerate((key_states[0], value_states[0])):
@@ -67,7 +70,7 @@ class FusedCache(Cache):
     """Keys and values of one prompt in one buffer ``[2, L, H_kv, capacity, D]`` (0 = keys).
 
     Keys are rotated once the prefill has begun. ``length`` is the number of valid rows; it is state
-    of its own, not the buffer's physical size.
+    of its own, not the buffer's physical size. While ``stream`` is set, layers come in one by one.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class FusedCache(Cache):
         self.kv = torch.empty(2, n_layers, n_heads, 0, head_dim, device=device, dtype=dtype)
         self.slots: Slots = slice(0, 0)
         self.length = 0
+        self.stream: LayerStream | None = None
         super().__init__(layers=[FusedLayer(self, layer) for layer in range(n_layers)])
 
     @property
@@ -101,6 +105,16 @@ class FusedCache(Cache):
         self.kv = old.new_empty(2, n_layers, n_heads, rows, head_dim).zero_()
         if valid:
             self.kv[:, :, :, :valid] = old[:, :, :, :valid]
+
+    def arrive(self, layer: int) -> None:
+        """See to it that a layer's cached rows are there, where they still come in by a stream."""
+        if self.stream:
+            self.stream.arrive(layer)
+
+    def rows(self, kind: int, layer: int, slots: Slots) -> Tensor:
+        """Keys (``kind`` 0) or values (1) of some rows of one layer, ``[H_kv, R, D]``."""
+        self.arrive(layer)
+        return self.kv[kind, layer][:, slots]
 
     def place(self, slots: Slots, length: int) -> None:
         """Say where the next rows go and how many rows are valid once they are written."""

@@ -18,6 +18,7 @@ from models.rotary import rotate_keys_
 from models.selectors import BaseSelector
 from models.spans import Prompt
 from models.timing import Stopwatch
+from models.transfer import LayerStream
 from models.truth import Truth, deviations, observe
 
 
@@ -102,6 +103,7 @@ class Engine:
     def full_prefill(self, prompt: Prompt) -> Prefill:
         """Every token in context; the reference for quality and for time."""
         self.cache.length = 0
+        self.cache.stream = None
         self.cache.reserve(len(prompt))
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
@@ -113,7 +115,7 @@ class Engine:
     def fused_prefill(
         self,
         prompt: Prompt,
-        read: Callable[[Stopwatch, Tensor], None],
+        read: Callable[[Stopwatch, Tensor], LayerStream | None],
         selector: BaseSelector,
         rate: float,
         generator: torch.Generator,
@@ -126,7 +128,8 @@ class Engine:
         Parameters
         ----------
         read : fills ``[2, L, H_kv, N, D]`` (a view of the cache) with unrotated keys and values
-            from wherever the run says they are, and charges ``load`` and ``transfer``.
+            from wherever the run says they are, and charges ``load`` and ``transfer``; or returns
+            a stream that brings them layer by layer, so that each is waited for when it is needed.
         rate : recompute ratio ``r`` in [0, 1].
         scores : name → float32 ``[N]``, scores found offline, read when a selector asks for them.
         truth : the item's full prefill, from :meth:`observe`; for oracles.
@@ -137,10 +140,15 @@ class Engine:
         self.cache.reserve(n)
         watch = Stopwatch(self.device)
         kv = self.cache.kv[:, :, :, :n]
-        read(watch, kv)
+        stream = read(watch, kv)
         ids = torch.tensor(prompt.ids, device=self.device)
         rotary = self._rotary(n)
-        rotate_keys_(kv[0], rotary[0][0], rotary[1][0])
+        cos, sin = rotary[0][0], rotary[1][0]
+        if stream is None:
+            rotate_keys_(kv[0], cos, sin)
+        else:
+            stream.prepare = lambda layer: rotate_keys_(kv[0, layer : layer + 1], cos, sin)
+        self.cache.stream = stream
         watch.lap("rotate")
 
         def launch(positions: Tensor) -> Flight:
@@ -154,7 +162,7 @@ class Engine:
             len(self.modules.layers),
             self.modules.scale,
             generator,
-            lambda kind, layer: kv[kind, layer],
+            lambda kind, layer: self.cache.rows(kind, layer, slice(n)),
             scores,
             truth,
             item_id,
@@ -169,7 +177,9 @@ class Engine:
             probe.flight = launch(positions)
         else:
             probe.flight.keep(positions)
-        return self._land(probe.flight, watch, probe.asked)
+        prefill = self._land(probe.flight, watch, probe.asked)
+        self.cache.stream = None
+        return prefill
 
     @torch.inference_mode()
     def observe(self, prompt: Prompt) -> Truth:

@@ -198,6 +198,7 @@ class PagedRows:
         wanted = (n_heads, n_kv_heads, head_dim, query.dtype, scale)
         if space.owner is self and self._planned == wanted:
             return space
+        space.owner = None
         tile = TILE if head_dim < 256 else TILE // 2
         size = max(1, tile * n_kv_heads // n_heads) if self.backend == "fa2" else TILE
         blocks = Blocks.cut(self.host, size)

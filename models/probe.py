@@ -17,8 +17,8 @@ from models.truth import Truth
 class CheckLayer:
     """Fresh queries, keys and values of the rows in flight at one layer, beside the cached ones.
 
-    Everything is computed when asked for, once. Fresh states come from the rows' hidden states in
-    context.
+    Everything is computed when asked for, once, and before the flight goes on. Fresh states come
+    from the rows' hidden states in context.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class CheckLayer:
 
     def cached(self, kind: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the same rows, ``[H_kv, R, D]``."""
-        return self._flight.cache.kv[kind, self._flight.layer][:, self._flight.slots]
+        return self._flight.cache.rows(kind, self._flight.layer, self._flight.slots)
 
 
 class QuestionLayer:
@@ -63,7 +63,7 @@ class QuestionLayer:
 
     def __init__(self, flight: Flight) -> None:
         self.queries = flight.fresh("q")
-        self.keys = flight.cache.kv[0, flight.layer][:, : flight.n_keys]
+        self.keys = flight.cache.rows(0, flight.layer, slice(flight.n_keys))
         self.keys[:, flight.slots] = flight.fresh("k")
 
 
@@ -135,7 +135,8 @@ class Probe:
     def question(self, layer: int) -> QuestionLayer:
         """Run the question alone over the cached KVs through the layers below ``layer``.
 
-        Later calls go on, deeper. No document row is computed.
+        Later calls go on, deeper. No document row is computed. To be asked before :meth:`check`,
+        which overwrites cached KVs below its layer.
         """
         if self._question is None:
             self._question = self._launch(self._span(*self.prompt.question))

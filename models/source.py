@@ -140,6 +140,15 @@ def alias_table() -> dict[str, AliasInfo]:
     return table
 
 
+def gguf_file(model: str) -> Path | None:
+    """The GGUF file behind ``MODEL=``: a path to one, or the one in an alias's package, or None."""
+    if model in _aliases():
+        package = _aliases()[model].get("pack")
+        return _pack_gguf(package) if package else None
+    path = Path(model).expanduser()
+    return path if path.suffix.lower() == ".gguf" and path.is_file() else None
+
+
 def _aliases() -> dict[str, dict[str, str]]:
     return yaml.safe_load(ALIASES.read_text(encoding="utf-8"))
 

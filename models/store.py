@@ -24,6 +24,7 @@ from models.errors import UserError
 from models.modules import Modules
 from models.spans import Prompt
 from models.timing import Stopwatch
+from models.transfer import LayerStream
 
 FORMAT_VERSION = 1
 KVS = "kvs.pt"
@@ -203,7 +204,7 @@ class StoredItem:
         files = [path for path in map(self.folder.joinpath, names) if path.exists()]
         return bool(files) and all(_advise(path, "POSIX_FADV_DONTNEED") for path in files)
 
-    def cold(self, watch: Stopwatch, target: Tensor) -> None:
+    def cold(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
         """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``; on a CPU both are one copy."""
         path = self.folder / KVS
         _advise(path, "POSIX_FADV_WILLNEED")  # read ahead, not one page fault after another
@@ -211,17 +212,23 @@ class StoredItem:
         if target.device.type == "cuda":
             self._memory = torch.empty_like(stored, pin_memory=True).copy_(stored)
             watch.lap("load")
-            self.ready(watch, target)
-        else:
-            self._memory = stored
-            target.copy_(stored)
-            watch.lap("load")
+            return self.ready(watch, target)
+        self._memory = stored
+        target.copy_(stored)
+        watch.lap("load")
+        return None
 
-    def ready(self, watch: Stopwatch, target: Tensor) -> None:
-        """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind."""
+    def ready(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
+        """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind.
+
+        On CUDA the layers follow each other on a second stream, which is returned.
+        """
         assert self._memory is not None, "nothing is in memory yet"
-        target.copy_(self._memory, non_blocking=True)
+        if target.device.type == "cuda":
+            return LayerStream(self._memory, target).start()
+        target.copy_(self._memory)
         watch.lap("transfer")
+        return None
 
 
 def _advise(path: Path, advice: str) -> bool:

@@ -30,8 +30,15 @@ class Stopwatch:
         self._start = self._last = time.perf_counter()
 
     def lap(self, part: str) -> None:
-        """Charge the time since the last cut to ``part``."""
-        synchronize(self.device)
+        """Charge the time since the last cut to ``part``.
+
+        On CUDA only the computing stream is waited for: layers that still come in by another are
+        charged to the part that needs them.
+        """
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
+        else:
+            synchronize(self.device)
         now = time.perf_counter()
         self.parts[part] += (now - self._last) * 1e3
         self._last = now

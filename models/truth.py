@@ -53,7 +53,8 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
     delta_kv : Frobenius norm of the difference over the documents' rows, over the norm of the true
         ones; mean of keys and values.
     delta_attn : the same of the question's attention weights, all heads, over the whole prompt
-        (CacheBlend's attention deviation, Yao et al., 2024, arXiv:2405.16444).
+        (CacheBlend's attention deviation, Yao et al., 2024, arXiv:2405.16444). Queries are computed
+        in context, keys are the cache's, also where a method left the question's keys as captured.
     """
     documents, n = slice(*truth.prompt.documents), len(truth.prompt)
     cached = question.cache.kv
@@ -68,10 +69,16 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
 
 
 def _climb(question: Flight) -> Iterator[Tensor]:
-    """Queries of every layer in turn, ``[H, q, D]``; the layers below it have run by then."""
+    """Queries of every layer in turn, ``[H, q, D]``; the layers below it have run by then.
+
+    To look must change nothing: what the question's rows overwrite is put back in the end.
+    """
+    rows = question.cache.kv[:, :, :, question.slots]
+    held = rows.clone()
     for layer in range(len(question.modules.layers)):
         question.run_to(layer)
         yield question.fresh("q")
+    rows.copy_(held)
 
 
 def _relative(found: Tensor, true: Tensor) -> float:

@@ -33,6 +33,8 @@ class BaseSelector(ABC):
     Attributes
     ----------
     adds_question : every question position is recomputed too (all but ``cat`` and ``attnlink``).
+        Whoever asks for a check layer or a question pass needs it: both overwrite the KVs of the
+        question's rows, and only recomputing them makes them whole again.
     knows_rate : the choice depends on the recompute ratio.
     oracle : it looks at a real full prefill; an upper bound, whose time is never reported.
     """
@@ -101,6 +103,8 @@ def build(spec: str, **defaults: Any) -> BaseSelector:
     UserError : unknown method or option, or a value that it does not take.
     """
     name, *settings = spec.split(":")
+    if name == FULL_PREFILL:
+        raise UserError(f"REUSE={spec}: no is the full prefill: it selects nothing, has no options")
     cls = _class(canonical(name))
     hints, own = get_type_hints(cls), {}
     known = [field.name for field in _options(cls)]
@@ -110,7 +114,12 @@ def build(spec: str, **defaults: Any) -> BaseSelector:
             has = f"its options are {', '.join(known)}" if known else "it has none"
             raise UserError(f"REUSE={spec}: {canonical(name)} has no option {key!r}; {has}")
         own[key] = _value(text, hints[key], f"REUSE={spec}: {key}")
-    return make(canonical(name), **{**defaults, **own})
+    try:
+        return make(canonical(name), **{**defaults, **own})
+    except UserError as error:
+        if str(error).startswith(tuple(map(str.upper, own))):  # said as if it were a variable
+            raise UserError(f"REUSE={spec}: {error}") from None
+        raise
 
 
 def spec_of(selector: BaseSelector) -> str:
@@ -132,8 +141,6 @@ def top_k(scores: Tensor, k: int) -> Tensor:
 
 
 def _class(name: str) -> type[BaseSelector]:
-    if name == FULL_PREFILL:
-        raise UserError(f"REUSE={name} is the full prefill: it selects nothing and has no options")
     return import_module(f"{__name__}.{name}").Selector
 
 

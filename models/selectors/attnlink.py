@@ -83,8 +83,9 @@ def _read(path: Path) -> tuple[dict[str, list[int]], str]:
     try:
         content = path.read_bytes()
         by_item = json.loads(content)
-        if not all(type(p) is int for positions in by_item.values() for p in positions):
-            raise TypeError("not integers")
+        for positions in by_item.values():
+            if not isinstance(positions, list) or any(type(p) is not int for p in positions):
+                raise TypeError("not lists of integers")
     except OSError as error:
         raise UserError(f"POSITIONS={path} cannot be read: {error.strerror}") from None
     except (ValueError, TypeError, AttributeError):

@@ -5,7 +5,10 @@ import contextlib
 import pytest
 import torch
 
-from models import transfer
+from models import selectors, transfer
+from models.capture import capture
+from models.gate import reader
+from models.timing import Stopwatch
 from models.transfer import LayerStream
 
 
@@ -134,3 +137,20 @@ def test_on_a_gpu_every_layer_has_arrived_when_it_is_read():
     for layer, copy in enumerate(seen):
         assert torch.equal(copy[0].cpu(), source[0, layer] * 2)
         assert torch.equal(copy[1].cpu(), source[1, layer])
+
+
+@pytest.mark.parametrize("method", ["full", "random", "debug", "debug:check=cached", "prophet"])
+def test_a_prefill_over_a_stream_is_that_over_a_copy(family, prompt, method):
+    kv = capture(family.engine.modules, prompt, [1]).kv
+
+    def streamed(watch: Stopwatch, target: torch.Tensor) -> LayerStream:
+        return LayerStream(kv, target)  # not started: a layer comes when it is asked for
+
+    def fuse(read) -> torch.Tensor:
+        with torch.inference_mode():
+            family.engine.cache.kv.fill_(7.0)
+        selector, generator = selectors.build(method), torch.Generator().manual_seed(0)
+        prefill = family.engine.fused_prefill(prompt, read, selector, 0.3, generator)
+        return torch.cat([prefill.logits, prefill.recomputed])
+
+    assert torch.equal(fuse(streamed), fuse(reader(kv)))

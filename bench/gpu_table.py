@@ -1,0 +1,74 @@
+"""What ``make gpu-check`` found, as tables and as a list of what did not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """Everything that was found, for people; the figures that were asked for come last."""
+    makers = {
+        "gates": _gates,
+        "equivalence": _equivalence,
+        "attention": _attention,
+        "prefill": _prefill,
+    }
+    return "\n\n".join(_table(make(result[part])) for part, make in makers.items() if result[part])
+
+
+def _gates(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    lines = [["model", "back end", "gates", "largest distance"]]
+    for row in rows:
+        worst = max(check["distance"] for check in row["checks"])
+        verdict = "pass" if row["passed"] else "FAIL"
+        lines.append([row["model"], row["backend"], verdict, f"{worst:.3f}"])
+    return lines
+
+
+def _equivalence(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    lines = [["form", "dtype", "width", "cases", "failed", "largest error"]]
+    kinds: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        kinds.setdefault((row["form"], row["dtype"], row["head_dim"]), []).append(row)
+    for (form, dtype, width), same in sorted(kinds.items()):
+        failed = sum(not row["passed"] for row in same)
+        worst = max(row["error"] for row in same)
+        lines.append([form, dtype, str(width), str(len(same)), str(failed), f"{worst:.4f}"])
+    return lines
+
+
+def _attention(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    lines = [["N", "rows", "attention", "ms a layer", "ms to build, with a layer"]]
+    for row in rows:
+        cells = [str(row["n"]), str(row["rows"]), row["form"]]
+        lines.append([*cells, f"{row['layer_ms']:.3f}", f"{row['first_ms']:.3f}"])
+    return lines
+
+
+def _prefill(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    names = list(rows[0]["parts_ms"])
+    lines = [["N", "method", "KV in", "rows", "TTFT ms", "speed-up", *names, "ms a token"]]
+    for row in rows:
+        cells = [str(row["n"]), row["method"], row["kv"], str(row["rows"])]
+        cells += [f"{row['ms']:.1f}", f"{row['speedup']:.2f}x"]
+        cells += [f"{row['parts_ms'][name]:.1f}" for name in names]
+        lines.append([*cells, f"{row['decode_ms']:.2f}" if "decode_ms" in row else "-"])
+    return lines
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    )
+
+
+def failures(result: Mapping[str, Any]) -> list[str]:
+    """What did not hold, one line each."""
+    bad = [f"gates of {row['model']}" for row in result["gates"] if not row["passed"]]
+    bad += [f"equivalence: {row}" for row in result["equivalence"] if not row["passed"]]
+    differ = {(row["n"], row["method"]) for row in result["prefill"] if not row["agrees"]}
+    bad += [f"KVs from host memory differ: {method} at {n}" for n, method in sorted(differ)]
+    return bad

@@ -1,0 +1,149 @@
+"""The whole flow of ``make gpu-check`` at a tiny size, and that its comparison notices a fault."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from bench import equivalence, gpu_check, gpu_table, random_models
+from bench.gpu_check import GpuCheckConfig, main
+from data.cli import run
+from models import paged
+from models.errors import UserError
+from models.flashinfer_rows import FORMS, FlashInferRows
+from tests.models.fake_flashinfer import FakeFlashInfer
+
+CPU = torch.device("cpu")
+TINY = {
+    "device": "cpu",
+    "shape": "tiny",
+    "dtypes": ["float32"],
+    "head_dims": [64],
+    "tokens": [320, 256],
+    "methods": ["random", "blend"],
+    "chunk_size": 100,
+    "rounds": 1,
+}
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setitem(sys.modules, "flashinfer", FakeFlashInfer)
+    return FakeFlashInfer
+
+
+@pytest.fixture(autouse=True)
+def unforced(monkeypatch):
+    monkeypatch.setattr(FlashInferRows, "scattered", "auto")
+
+
+def test_the_whole_flow_runs_and_ends_with_a_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(gpu_check, "GATE_TOKENS", 200)
+    families = random_models.FAMILIES
+    monkeypatch.setattr(random_models, "FAMILIES", {"qwen3": families["qwen3"]})
+    main(GpuCheckConfig(**TINY, outputs=str(tmp_path)))
+    result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
+    assert [row["model"] for row in result["gates"]] == ["qwen3 float32 64"]
+    assert all(row["passed"] for row in result["gates"])
+    assert result["environment"]["backend"] == "blocked"
+    assert result["equivalence"] == []
+    assert {(row["n"], row["form"]) for row in result["attention"]} == {
+        (n, form) for n in (320, 256) for form in ("causal", "blocked")
+    }
+    kinds = [("full", "-"), *((m, kv) for m in ("random", "blend") for kv in ("device", "host"))]
+    found = [(row["n"], row["method"], row["kv"]) for row in result["prefill"]]
+    assert found == [(n, *kind) for n in (320, 256) for kind in kinds]
+    for row in result["prefill"]:
+        documents = row["n"] - 96
+        assert row["rows"] == (row["n"] if row["method"] == "full" else documents * 15 // 100 + 64)
+        assert row["ms"] > 0
+        assert row["agrees"]
+        assert ("decode_ms" in row) == (row["method"] == "full")
+    printed = capsys.readouterr().out
+    last = printed.strip().splitlines()
+    assert last[-1] == f"gpu-check: {tmp_path}/bench/gpu.json"
+    assert last[-3].split()[:3] == ["256", "blend", "host"]
+    assert "speed-up" in printed
+
+
+def test_parts_can_be_chosen(tmp_path):
+    main(GpuCheckConfig(**{**TINY, "tokens": [256]}, parts=["attention"], outputs=str(tmp_path)))
+    result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
+    assert len(result["attention"]) == 2
+    assert result["gates"] == result["prefill"] == []
+
+
+def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_check"])
+    with pytest.raises(SystemExit) as stopped:
+        run(GpuCheckConfig, main, "gpu-check")
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gpu-check: no CUDA device here; ")
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"parts": ["gate"]}, "--parts gate is none of gates"),
+        ({"form": "flash"}, "--form flash is none of auto"),
+        ({"forms": ["auto", "flash"]}, "--forms flash is none of auto"),
+        ({"rounds": 0}, "--rounds takes 1 or more"),
+        ({"tokens": [10]}, "--tokens 256 or more"),
+    ],
+)
+def test_options_that_cannot_be_are_told(options, message):
+    with pytest.raises(UserError, match=message):
+        GpuCheckConfig(**options)
+
+
+def test_what_does_not_hold_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
+    def failing(device, dtypes, head_dims):
+        check = {"name": "r = 1", "distance": 9.0, "tokens_equal": False, "passed": False}
+        return [{"model": "llama", "backend": "blocked", "passed": False, "checks": [check]}]
+
+    monkeypatch.setattr(gpu_check, "gates", failing)
+    with pytest.raises(SystemExit) as stopped:
+        main(GpuCheckConfig(**TINY, parts=["gates"], outputs=str(tmp_path)))
+    assert stopped.value.code == 1
+    output = capsys.readouterr()
+    assert output.err == "gpu-check: FAILED: gates of llama\n"
+    assert "FAIL" in output.out
+    assert (tmp_path / "bench" / "gpu.json").exists()
+
+
+def test_every_form_is_compared_in_every_case(fake):
+    kind = (CPU, [torch.float32], [64])
+    results = equivalence.run(*kind, lengths=[200], groups=[1, 3], forms=FORMS)
+    assert len(results) == len(equivalence.cases(200)) * len(FORMS) * 2
+    assert all(result.passed for result in results), results
+
+
+@pytest.mark.parametrize("n", [200, 2000])
+@pytest.mark.parametrize("direction", ["sees one more", "sees one less"])
+def test_a_mask_that_is_off_by_one_key_is_noticed(fake, monkeypatch, n, direction):
+    off = 1 if direction == "sees one more" else -1
+    plan = paged.rest_mask
+    monkeypatch.setattr(paged, "rest_mask", lambda blocks, rows: plan(blocks, rows + off))
+    case = {"scattered": equivalence.cases(n)["scattered"]}
+    monkeypatch.setattr(equivalence, "cases", lambda n: case)
+    results = equivalence.run(CPU, [torch.bfloat16], [64], lengths=[n], groups=[4], forms=FORMS)
+    verdicts = {result.form: result.passed for result in results}
+    assert verdicts["single"]
+    assert not verdicts["paged"]
+    assert not verdicts["paged-fa3"]
+
+
+def test_failures_are_listed_one_by_one():
+    result = {
+        "gates": [{"model": "a", "passed": True}],
+        "equivalence": [{"case": "x", "passed": False}, {"case": "y", "passed": True}],
+        "prefill": [{"n": 8, "method": "debug", "agrees": False}] * 2,
+    }
+    assert gpu_table.failures(result) == [
+        "equivalence: {'case': 'x', 'passed': False}",
+        "KVs from host memory differ: debug at 8",
+    ]
