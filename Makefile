@@ -69,7 +69,7 @@ sweep: $(READY)  ## stage 3 over a grid of REUSE and RATE: one table, sweep.json
 	$(call announce,sweep)
 	@$(PY) -m eval.sweep --check-options $(EVAL)
 	@$(PY) -m chunk --only-if-missing $(CHUNK)
-	@$(PY) -m precompute $(PRECOMPUTE)
+	$(if $(filter-out no,$(or $(REUSE),debug)),@$(PY) -m precompute $(PRECOMPUTE))
 	@$(PY) -m eval.sweep $(EVAL)
 	$(remember)
 

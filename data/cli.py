@@ -51,7 +51,9 @@ class _Parser(HfArgumentParser):
         raise UserError(f"{message}; python -m {self.prog} --help lists the options")
 
 
-def run(config_class: type[C], main: Callable[[C], None], stage: str) -> None:
+def run(
+    config_class: type[C], main: Callable[[C], None], stage: str, module: str | None = None
+) -> None:
     """Parse ``sys.argv`` into ``config_class``, run ``main``, and leave with the right exit code.
 
     0 on success; 2 with one line on stderr for a :class:`UserError`; 130 when interrupted. Anything
@@ -59,7 +61,7 @@ def run(config_class: type[C], main: Callable[[C], None], stage: str) -> None:
     """
     try:
         dataclass_type: Any = config_class
-        parser = _Parser(dataclass_type, prog=stage, description=config_class.__doc__)
+        parser = _Parser(dataclass_type, prog=module or stage, description=config_class.__doc__)
         config, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
         if unknown:
             parser.error(f"unknown option {unknown[0]}")

@@ -19,4 +19,4 @@ def main(config: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(ModelConfig, main, "gate")
+    run(ModelConfig, main, "gate", "eval.gate")

@@ -165,4 +165,4 @@ def compared(results: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    run(StageConfig, main, "report")
+    run(StageConfig, main, "report", "eval.report")

@@ -47,4 +47,4 @@ def conclude(session: Session, config: SweepConfig, results: list[dict[str, Any]
 
 
 if __name__ == "__main__":
-    run(SweepConfig, main, "sweep")
+    run(SweepConfig, main, "sweep", "eval.sweep")

@@ -190,7 +190,7 @@ class Engine:
     def deviations(self, truth: Truth) -> tuple[list[float], list[float]]:
         """Δ_kv and Δ_attn by layer of the latest prefill, see :func:`models.truth.deviations`.
 
-        Runs the question over the cache anew, so what was decoded since is overwritten.
+        Runs the question over the cache anew, and puts back what that overwrites.
         """
         return deviations(self._question(truth.prompt), truth)
 

@@ -36,8 +36,12 @@ def concatenated_attention(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def _causal_softmax(logits: Tensor) -> Tensor:
-    """Softmax over ``[..., q, R]`` in place; the last ``q`` columns are the rows themselves."""
+    """Softmax over ``[..., q, R]``; the last ``q`` columns are the rows themselves.
+
+    In place on a CPU, where touching fresh memory costs more than the softmax.
+    """
     q, rows = logits.shape[-2:]
     future = torch.ones(q, q, dtype=torch.bool, device=logits.device).triu(1)
     logits[..., rows - q :].masked_fill_(future, -torch.inf)
-    return torch.softmax(logits, -1, out=logits)
+    in_place = logits if logits.device.type == "cpu" else None
+    return torch.softmax(logits, -1, out=in_place)

@@ -8,6 +8,8 @@ from torch import Tensor
 from models.attention import PackedSegments
 from models.question import head_attention
 
+ROWS = 512  # weights are held for so many rows at once: a long segment's would not fit
+
 
 class SinkSegments(PackedSegments):
     """Segments side by side that add up, layer by layer, the attention that each row draws.
@@ -26,7 +28,11 @@ class SinkSegments(PackedSegments):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         for start, count, length in self.groups:
             for first in range(start, start + count * length, length):
-                rows = slice(first, first + length)
-                weights = head_attention(query[0, :, rows], key[0, :, rows], scale)
-                self.received[rows] += weights.mean((0, 1)) / self.n_layers
+                for done in range(0, length, ROWS):
+                    upto = min(done + ROWS, length)
+                    seen = slice(first, first + upto)
+                    rows = slice(first + done, first + upto)
+                    weights = head_attention(query[0, :, rows], key[0, :, seen], scale)
+                    share = (upto - done) / length / self.n_layers
+                    self.received[seen] += weights.mean((0, 1)) * share
         return super().attend(query, key, value, scale)

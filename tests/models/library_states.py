@@ -135,3 +135,18 @@ def alone(family: Family, prompt: Prompt, span: tuple[int, int]):
     header = SINK if span[0] > 0 else []
     ids = torch.tensor([[*header, *prompt.ids[slice(*span)]]])
     return eager(family.name)(ids, output_attentions=True), len(header)
+
+
+def surprisal(family: Family, prompt: Prompt, span: tuple[int, int]) -> list[float]:
+    """−log p of each token given those before it in its segment; 0 for the first."""
+    out, header = alone(family, prompt, span)
+    logs = out.logits[0, header:].double().log_softmax(-1)
+    tokens = prompt.ids[slice(*span)]
+    return [0.0, *(-float(logs[i - 1, tokens[i]]) for i in range(1, len(tokens)))]
+
+
+def sinks(family: Family, prompt: Prompt, span: tuple[int, int]) -> list[float]:
+    """Attention that each token draws in its segment, mean over layers, heads and rows."""
+    out, header = alone(family, prompt, span)
+    received = torch.stack(out.attentions).double().mean((0, 1, 2, 3))
+    return received[header:].tolist()

@@ -13,11 +13,12 @@ from models import selectors
 from models.capture import Captured, capture
 from models.engine import Prefill
 from models.gate import reader
+from models.probe import Probe
 from models.selectors import BaseSelector
 from models.spans import Prompt
 from models.truth import Truth
 from tests.conftest import Family, random_prompt
-from tests.models.library_states import SINK, alone
+from tests.models.library_states import SINK
 
 SHAPES = {
     "usual": (5, [30, 1, 24], 9),
@@ -81,6 +82,22 @@ def chosen(
     documents = positions[: len(positions) - len(question)]
     assert all(prompt.documents[0] <= p < prompt.documents[1] for p in documents)
     return documents
+
+
+def bare_probe(prompt: Prompt, rate: float, scores: Tensor | None = None, seed: int = 0) -> Probe:
+    """A probe without a model behind it, whose offline scores are all these."""
+    return Probe(
+        prompt,
+        rate,
+        launch=None,
+        device=torch.device("cpu"),
+        n_layers=1,
+        scale=1.0,
+        generator=torch.Generator().manual_seed(seed),
+        cached=None,
+        scores=None if scores is None else lambda name: scores,
+        item_id="7",
+    )
 
 
 def best(scores: list[float], first: int, k: int) -> list[int]:
@@ -160,21 +177,3 @@ def document_attention(by_layer: list[Tensor], prompt: Prompt) -> list[float]:
         got = [math.fsum(weights[:, :, p].flatten().tolist()) for p in range(first, last)]
         total = [t + g / math.fsum(got) / len(by_layer) for t, g in zip(total, got, strict=True)]
     return total
-
-
-# Scores found offline
-
-
-def surprisal(family: Family, prompt: Prompt, span: tuple[int, int]) -> list[float]:
-    """−log p of each token given those before it in its segment; 0 for the first."""
-    out, header = alone(family, prompt, span)
-    logs = out.logits[0, header:].double().log_softmax(-1)
-    tokens = prompt.ids[slice(*span)]
-    return [0.0, *(-float(logs[i - 1, tokens[i]]) for i in range(1, len(tokens)))]
-
-
-def sinks(family: Family, prompt: Prompt, span: tuple[int, int]) -> list[float]:
-    """Attention that each token draws in its segment, mean over layers, heads and rows."""
-    out, header = alone(family, prompt, span)
-    received = torch.stack(out.attentions).double().mean((0, 1, 2, 3))
-    return received[header:].tolist()

@@ -1,33 +1,31 @@
 """The seven gates of the design, over all families, against the library's own forward."""
 
+from functools import lru_cache
+
 import pytest
 import torch
 from transformers import DynamicCache
 
-from models import gate, selectors
+from models import gate
 from models.capture import capture
-from models.gate import reader
 from models.rotary import rotate_keys_
 from models.spans import Prompt
 from tests.conftest import Family, random_prompt
+from tests.models.library_states import SINK
+from tests.models.selector_references import RATED, fuse
 
-SINK = [1]
-FUSED = ["random", "blend", "debug"]
+FUSED = [
+    *RATED,
+    "blend:blend_gap_source=k:filter_layers=3",
+    "debug:check=cached",
+    "debug:check_layer=0:per_head=1",
+    "blend_debug:fusion=rank",
+]
+DEEPER = ["debug:check_layer=2", "blend:check_layer=3", "debug:check=cached:check_layer=3"]
 TOLERANCE = 1e-4
 
 
-def fuse(family: Family, prompt: Prompt, method: str, rate: float, seed: int = 0, **options):
-    captured = capture(family.engine.modules, prompt, SINK)
-    family.engine.cache.reserve(len(prompt) + 16)
-    return family.engine.fused_prefill(
-        prompt,
-        reader(captured.kv),
-        selectors.make(method, **options),
-        rate,
-        torch.Generator().manual_seed(seed),
-    )
-
-
+@lru_cache(maxsize=16)
 def greedy(family: Family, prompt: Prompt, count: int = 10) -> list[int]:
     out = family.library.generate(
         torch.tensor([prompt.ids]),
@@ -45,16 +43,15 @@ def test_full_prefill_is_the_librarys(family, prompt):
     assert family.engine.decode(prefill, 10, ()).tokens == greedy(family, prompt)
 
 
-@pytest.mark.parametrize("method", FUSED)
+@pytest.mark.parametrize("method", [*FUSED, *DEEPER])
 def test_gate_1_everything_recomputed_is_full_prefill(family, prompt, method):
     prefill = fuse(family, prompt, method, 1.0)
     assert torch.allclose(prefill.logits, family.logits(prompt.ids)[-1], atol=TOLERANCE)
     assert family.engine.decode(prefill, 10, ()).tokens == greedy(family, prompt)
 
 
-@pytest.mark.parametrize("method", ["full", *FUSED])
-@pytest.mark.parametrize("rate", [0.0, 0.15, 0.5])
-@pytest.mark.parametrize("prefix", [0, 1])
+@pytest.mark.parametrize("method", ["full", *FUSED, *DEEPER])
+@pytest.mark.parametrize(("prefix", "rate"), [(0, 0.5), (1, 0.15)])
 def test_gate_2_one_chunk_is_full_prefill_at_any_rate(family, method, rate, prefix):
     prompt = random_prompt(prefix, [90], 12)
     prefill = fuse(family, prompt, method, rate)
@@ -68,7 +65,19 @@ def test_gate_3_nothing_recomputed_is_full_reuse(family, prompt, method):
     assert not torch.allclose(reuse, family.logits(prompt.ids)[-1], atol=0.01)
 
 
-@pytest.mark.parametrize("method", ["full", "cat", *FUSED])
+def test_a_deeper_dense_check_is_better_than_full_reuse_even_at_no_rate(family, prompt):
+    """What ran densely below the check layer stays: gate 3 holds up to check layer 1 only."""
+    reuse = fuse(family, prompt, "full", 0.0).logits.clone()
+    fuse(family, prompt, "debug:check_layer=2", 0.0)
+    kept = family.engine.cache.kv[:, :2, :, : len(prompt)].clone()
+    family.engine.full_prefill(prompt)
+    true = family.engine.cache.kv[:, :2, :, : len(prompt)]
+    assert torch.allclose(kept, true, atol=TOLERANCE)
+    dense = fuse(family, prompt, "debug:check_layer=2", 0.0).logits
+    assert not torch.allclose(dense, reuse, atol=0.01)
+
+
+@pytest.mark.parametrize("method", ["full", "cat", "random", "blend", "debug", "prophet"])
 def test_gate_4_a_fused_cache_decodes_like_the_librarys(family, prompt, method):
     prefill = fuse(family, prompt, method, 0.3)
     n = len(prompt)
@@ -134,16 +143,16 @@ def test_gate_7_stored_keys_of_the_first_chunk_are_fresh_ones(family, tmp_path):
     assert torch.equal(target, store.read(tmp_path / store.KVS, meta, "", "kv"))
 
 
-def test_the_gate_that_guards_results_passes_and_can_fail(family, prompt):
-    outcome = gate.run(family.engine, prompt, SINK)
+def test_the_gate_that_guards_results_passes_and_can_fail(llama, prompt):
+    outcome = gate.run(llama.engine, prompt, SINK)
     assert outcome.passed, outcome
     assert len(outcome.checks) == 3
     wrong_sink_is_caught = random_prompt(9, [64, 64], 12)
-    broken = family.engine.modules.layers[2].self_attn.v_proj
+    broken = llama.engine.modules.layers[2].self_attn.v_proj
     handle = broken.register_forward_hook(
         lambda m, a, out: out + (0.5 if out.shape[1] < 60 else 0.0)
     )
     try:
-        assert not gate.run(family.engine, wrong_sink_is_caught, SINK).passed
+        assert not gate.run(llama.engine, wrong_sink_is_caught, SINK).passed
     finally:
         handle.remove()

@@ -34,6 +34,16 @@ def prepared(
     return workplace
 
 
+@pytest.fixture(scope="session")
+def scored(tmp_path_factory: pytest.TempPathFactory, prepared: Workplace) -> Workplace:
+    """The same with all that stage 2 can keep beside KVs; copied by tests, never changed."""
+    root = tmp_path_factory.mktemp("scored")
+    shutil.copytree(prepared.root, root, dirs_exist_ok=True)
+    workplace = Workplace(root, prepared.model, prepared.rows)
+    workplace.ok("precompute", "--surprisal", "true", "--sinks", "true")
+    return workplace
+
+
 @pytest.fixture
 def place(tmp_path: Path, model_folder: Path, rows_folder: Path) -> Workplace:
     """Nothing made yet."""
@@ -45,6 +55,13 @@ def place(tmp_path: Path, model_folder: Path, rows_folder: Path) -> Workplace:
 def ready(place: Workplace, prepared: Workplace) -> Workplace:
     """Inputs and KVs are there, and a run of ``full``."""
     shutil.copytree(prepared.root, place.root, dirs_exist_ok=True)
+    return place
+
+
+@pytest.fixture
+def with_scores(place: Workplace, scored: Workplace) -> Workplace:
+    """The same, with surprisal and sinks."""
+    shutil.copytree(scored.root, place.root, dirs_exist_ok=True)
     return place
 
 

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
+import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
 from data.cli import run
@@ -27,6 +28,7 @@ STAGES = {
     "chunk": (chunk_stage.ChunkConfig, chunk_stage.main),
     "precompute": (precompute_stage.PrecomputeConfig, precompute_stage.main),
     "eval": (eval_stage.EvalConfig, eval_stage.main),
+    "sweep": (sweep_stage.SweepConfig, sweep_stage.main),
 }
 VOCABULARY = 480
 CHAT_TEMPLATE = (
@@ -39,12 +41,23 @@ river bridge Ilka tower born in 1912 the a film of Port Anselm studio lake Orsel
 composer wrote seven town north brother market; opened, closed Åsa 灯 and was old new
 """
 WORDS = TEXT.split()
-# What a clock decides; everything else in a record must repeat.
+# Of a sweep, what a clock or the place decides; everything else must repeat.
+DATED = {
+    "ttft_ready_ms",
+    "select_ms",
+    "speedup_ready",
+    "full_prefill_ms",
+    "load_ms",
+    "environment",
+    "folder",
+}
+# Of a record, what a clock decides; everything else must repeat.
 TIMES = {
     "ttft_ms",
     "ttft_parts_ms",
     "ttft_parts_ready_ms",
     "full_prefill_ms",
+    "load_ms",
     "tpot_ms",
     "page_cache_dropped",
 }
@@ -150,7 +163,7 @@ class Workplace:
             given |= {"--longbench-dir": self.rows, "--chunk_size": 24}
         else:
             given |= {"--device": "cpu", "--threads": 1}
-        if stage == "eval":
+        if stage in ("eval", "sweep"):
             given |= {"--max-new-tokens": 4}
         named = [str(option) for option in options]
         rest = [str(x) for key, value in given.items() if key not in named for x in (key, value)]
@@ -198,15 +211,15 @@ class Workplace:
 
     def runs(self) -> dict[str, Path]:
         """Run folders by method; the last one made where a method has several."""
-        folders = sorted((self.root / "outputs").glob(f"*/{DATASET}/*/"), key=_age)
-        return {folder.name.split("-")[0]: folder for folder in folders}
+        saved = sorted((self.root / "outputs").glob(f"*/{DATASET}/*/config.json"), key=_age)
+        return {path.parent.name.split("-")[0]: path.parent for path in saved}
 
     def result(self, method: str) -> dict[str, Any]:
         return json.loads((self.runs()[method] / "result.json").read_text(encoding="utf-8"))
 
 
-def _age(folder: Path) -> int:
-    return (folder / "config.json").stat().st_mtime_ns
+def _age(path: Path) -> int:
+    return path.stat().st_mtime_ns
 
 
 def records(run_folder: Path) -> list[dict[str, Any]]:
@@ -218,6 +231,50 @@ def records(run_folder: Path) -> list[dict[str, Any]]:
 def timeless(record: dict[str, Any]) -> dict[str, Any]:
     """A record without what a clock decides."""
     return {key: value for key, value in record.items() if key not in TIMES}
+
+
+def strict(text: str) -> Any:
+    """JSON as the standard has it: no NaN, no Infinity."""
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def line_of(outcome: Outcome, stage: str) -> str:
+    """The one line on stderr of a refused stage."""
+    assert outcome.code == 2, outcome
+    lines = outcome.err.splitlines()
+    assert len(lines) == 1, outcome.err
+    assert lines[0].startswith(f"{stage}: ")
+    return lines[0]
+
+
+def refused(place: Workplace, stage: str, *options: object) -> str:
+    """Run a stage that must refuse and leave everything as it was; returns its line."""
+    before = snapshot(place.root)
+    line = line_of(place.run(stage, *options), stage)
+    assert snapshot(place.root) == before
+    return line
+
+
+def sweep_of(workplace: Workplace) -> dict[str, Any]:
+    """``sweep.json`` of the latest sweep."""
+    found = sorted((workplace.root / "outputs").glob(f"*/{DATASET}/sweep-*/sweep.json"), key=_age)
+    return strict(found[-1].read_text(encoding="utf-8"))
+
+
+def points(sweep: dict[str, Any]) -> dict[tuple[str, float | None], Path]:
+    """Run folders of a sweep by method and rate."""
+    return {(row["method"], row["rate"]): Path(row["folder"]) for row in sweep["rows"]}
+
+
+def undated(value: Any) -> Any:
+    """What a sweep says without what clocks and places decide."""
+    if isinstance(value, dict):
+        return {key: undated(inner) for key, inner in value.items() if key not in DATED}
+    return [undated(inner) for inner in value] if isinstance(value, list) else value
 
 
 def snapshot(root: Path) -> dict[str, str]:

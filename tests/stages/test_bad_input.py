@@ -16,30 +16,13 @@ from data import inputs as inputs_file
 from eval.items import Evaluator
 from models import selectors
 from tests.stages.harness import (
-    Outcome,
-    Workplace,
+    line_of,
     make_model,
     make_tokenizer,
     records,
+    refused,
     snapshot,
 )
-
-
-def line_of(outcome: Outcome, stage: str) -> str:
-    """The one line on stderr of a refused stage."""
-    assert outcome.code == 2, outcome
-    lines = outcome.err.splitlines()
-    assert len(lines) == 1, outcome.err
-    assert lines[0].startswith(f"{stage}: ")
-    return lines[0]
-
-
-def refused(place: Workplace, stage: str, *options: object) -> str:
-    """Run a stage that must refuse and leave everything as it was; returns its line."""
-    before = snapshot(place.root)
-    line = line_of(place.run(stage, *options), stage)
-    assert snapshot(place.root) == before
-    return line
 
 
 def reseal(path: Path, rows: list[dict], **changes: object) -> None:

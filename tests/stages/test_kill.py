@@ -13,7 +13,17 @@ import torch
 
 from models import store
 from tests.stages.forks import ForkServer
-from tests.stages.harness import Workplace, make_rows, records, snapshot, timeless, write_rows
+from tests.stages.harness import (
+    Workplace,
+    make_rows,
+    points,
+    records,
+    snapshot,
+    sweep_of,
+    timeless,
+    undated,
+    write_rows,
+)
 
 KILLS = 10
 ITEMS = 24
@@ -153,6 +163,32 @@ def test_eval_killed_in_the_middle_of_a_write(undisturbed, forks, tmp_path, n):
         found = records(place.runs()[method])
         assert list(map(timeless, found)) == list(map(timeless, wanted))
         assert not list(place.runs()[method].glob(".*.tmp"))
+
+
+SWEEP = (*REUSE, "--rate", "0.1", "0.4", "--limit", "2")
+
+
+@pytest.fixture(scope="module")
+def undisturbed_sweep(undisturbed, forks, tmp_path_factory) -> Workplace:
+    place = copy_of(undisturbed, tmp_path_factory.mktemp("sweep"), "inputs", "kvs")
+    assert run(forks, place, "sweep", *SWEEP) == 0
+    return place
+
+
+@pytest.mark.parametrize("n", [9, 27])
+def test_a_sweep_killed_in_the_middle_of_a_write(undisturbed_sweep, forks, tmp_path, n):
+    """The gate, 5 configurations, 10 records, 10 files of results; table, figures and picture."""
+    place = copy_of(undisturbed_sweep, tmp_path, "inputs", "kvs")
+    assert run(forks, place, "sweep", *SWEEP, die=("fsync", n)) == DIED
+    assert run(forks, place, "sweep", *SWEEP) == 0
+    assert not list(place.root.rglob(".*.tmp"))
+    ours, theirs = (points(sweep_of(found)) for found in (place, undisturbed_sweep))
+    assert len(ours) == 5
+    for point, folder in theirs.items():
+        assert list(map(timeless, records(ours[point]))) == list(map(timeless, records(folder)))
+    assert undated(sweep_of(place)) == undated(sweep_of(undisturbed_sweep))
+    (made,) = (path.parent for path in place.root.rglob("sweep.json"))
+    assert sorted(path.name for path in made.iterdir()) == ["sweep.json", "sweep.png", "sweep.txt"]
 
 
 @pytest.mark.parametrize("cut", [1, 40, None])

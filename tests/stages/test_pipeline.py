@@ -13,7 +13,6 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from data import datasets
-from models import store
 from models.timing import PARTS
 from tests.stages.harness import (
     DATASET,
@@ -22,6 +21,7 @@ from tests.stages.harness import (
     make_rows,
     records,
     snapshot,
+    strict,
     timeless,
     write_rows,
 )
@@ -44,15 +44,6 @@ def done(evaluated, tmp_path) -> Workplace:
     """The same, to be changed."""
     shutil.copytree(evaluated.root, tmp_path / "done")
     return Workplace(tmp_path / "done", evaluated.model, evaluated.rows)
-
-
-def strict(text: str):
-    """JSON as the standard has it: no NaN, no Infinity."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
 
 
 # Results
@@ -244,6 +235,7 @@ def test_an_alias_is_the_same_run(done):
         (("--blend-gap-source", "k"), {"blend"}),
         (("--max-new-tokens", "3"), set(METHODS)),
         (("--limit", "4"), set(METHODS)),
+        (("--alpha", "0.3", "--lego-k", "2"), set()),
     ],
 )
 def test_a_run_is_named_from_the_options_that_change_it_and_no_others(done, options, named):
@@ -252,6 +244,47 @@ def test_a_run_is_named_from_the_options_that_change_it_and_no_others(done, opti
     after = {path.name for path in (done.root / "outputs").glob(f"*/{DATASET}/*")}
     assert before <= after
     assert {re.split("[-+]", name)[0] for name in after - before} == named
+
+
+def test_a_method_with_options_of_its_own_is_another_run(done):
+    before = set((done.root / "outputs").glob(f"*/{DATASET}/*"))
+    specs = ["a3:check=cached", "debug:check_layer=1", "debug:check=cached,blend:filter_layers=2"]
+    out = done.ok("eval", "--reuse", *specs, "--limit", 5).out
+    made = {p.name.split("-r")[0] for p in set((done.root / "outputs").glob("*/*/*")) - before}
+    assert made == {"debug+check=cached", "blend+filter_layers=2"}
+    assert done.result("debug+check=cached")["config"]["method"] == "debug:check=cached"
+    assert "\ndebug:check=cached 0.15 " in out
+
+
+def test_options_of_the_run_go_to_methods_that_say_nothing_of_their_own(done):
+    done.ok("eval", "--reuse", "debug", "debug:check_layer=3", "--check-layer", "2", "--limit", 1)
+    saved = [json.loads(p.read_text()) for p in (done.root / "outputs").glob("*/*/debug+*/config*")]
+    options = [entry["config"]["options"]["check_layer"] for entry in saved]
+    assert sorted(options) == [2, 3]
+
+
+def test_an_oracle_is_marked_and_has_no_times(done):
+    out = done.ok("eval", "--reuse", "no", "random", "oracle_kv", "--limit", 2).out
+    result = strict((done.runs()["oracle_kv"] / "result.json").read_text())
+    assert result["oracle"] is True
+    assert result["ttft_ms"] == result["speedup"] == {"cold": None, "ready": None}
+    names = ("ttft_parts_ms", "ttft_parts_ready_ms", "select_ms", "flop_limit")
+    assert [result[name] for name in names] == [None] * 4
+    assert result["tpot_ms"] == {"median": None}
+    line = next(line for line in out.splitlines() if line.startswith("oracle_kv 0.15*"))
+    assert line.split()[2:8] == ["-"] * 6
+    assert "an upper bound" in out
+
+
+def test_deviation_is_measured_where_it_is_asked_for(done):
+    plain = records(done.runs()["debug"])[:2]
+    done.ok("eval", "--reuse", "debug", "--deviation", "true", "--limit", 2)
+    for record, other in zip(records(done.runs()["debug"]), plain, strict=True):
+        assert other["delta_kv"] is other["delta_attn"] is None
+        assert len(record["delta_kv"]) == len(record["delta_attn"]) == 4
+        names = timeless(record).keys() - {"delta_kv", "delta_attn"}
+        assert {name: record[name] for name in names} == {name: other[name] for name in names}
+    assert len(done.result("debug")["delta_kv"]) == 4
 
 
 def test_a_smaller_limit_repeats_the_first_items(done):
@@ -368,60 +401,6 @@ def test_max_length_is_the_prompts(place):
         )
     assert max(lengths) == 200
     place.ok("precompute")
-
-
-# KVs
-
-
-def test_complete_kvs_are_left_alone(ready):
-    before = {path: path.stat().st_mtime_ns for path in ready.kv_files().values()}
-    assert "all 5 items are complete" in ready.ok("precompute").out
-    assert {path: path.stat().st_mtime_ns for path in ready.kv_files().values()} == before
-
-
-def test_only_what_is_missing_is_built(ready, prepared):
-    first, second, *_ = ready.ids()
-    shutil.rmtree(ready.kvs / f"item_{first}")
-    ready.kv_files()[second].write_bytes(b"nothing")
-    stamps = {path: path.stat().st_mtime_ns for path in ready.kv_files().values()}
-    assert "2 of 5" in ready.ok("precompute").out
-    assert snapshot(ready.kvs) == snapshot(prepared.kvs)
-    changed = [path for path, stamp in stamps.items() if path.stat().st_mtime_ns != stamp]
-    assert changed == [ready.kv_files()[second]]
-
-
-def test_an_item_does_not_depend_on_its_neighbours(place, prepared):
-    shutil.copytree(prepared.root / "inputs", place.root / "inputs")
-    for limit in range(1, 6):
-        place.ok("precompute", "--limit", limit)
-        assert len(place.kv_files()) == limit
-    assert snapshot(place.kvs) == snapshot(prepared.kvs)
-
-
-def test_surprisal_is_added_to_kvs_that_exist(ready):
-    kvs = {item: path.read_bytes() for item, path in ready.kv_files().items()}
-    ready.ok("precompute", "--surprisal", "true")
-    assert {item: path.read_bytes() for item, path in ready.kv_files().items()} == kvs
-    for item in ready.ids():
-        folder = ready.kvs / f"item_{item}"
-        content = torch.load(folder / "surprisal.pt")
-        meta = torch.load(folder / store.KVS)["meta"]
-        assert content["meta"] == meta
-        assert content["chunk_ranges"] == meta["spans"][1:-1]
-        scores = content["scores"]
-        assert scores.dtype == torch.float32
-        assert len(scores) == meta["spans"][-1][1]
-        assert all(scores[start] == 0 for start, _ in content["chunk_ranges"])
-        assert (scores >= 0).all()
-
-
-def test_the_stored_tensor_is_what_the_design_says(prepared):
-    for path in prepared.kv_files().values():
-        content = torch.load(path, mmap=True, weights_only=True)
-        tokens = content["meta"]["spans"][-1][1]
-        assert content["kv"].shape == (2, 4, 2, tokens, 16)
-        assert content["kv"].dtype == torch.float32
-        assert torch.isfinite(content["kv"]).all()
 
 
 def test_rows_that_changed_make_another_run(ready, tmp_path):

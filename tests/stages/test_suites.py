@@ -107,3 +107,14 @@ def test_rows_of_another_folder_are_read_anew(place, tmp_path):
     outcome = place.ok("chunk", "--only-if-missing", "--longbench-dir", other)
     assert "2 of 2 items from the folder" in outcome.out
     assert place.ids() == ["row-0", "row-1"]
+
+
+def test_a_sweep_over_several_datasets(place):
+    place.ok("chunk", "--dataset", BOTH, "--limit", 2, *GRID)
+    place.ok("precompute", "--dataset", BOTH)
+    out = place.ok("sweep", "--dataset", BOTH, "--reuse", "random", "--rate", 0.1, 0.5).out
+    found = [json.loads(p.read_text()) for p in (place.root / "outputs").rglob("sweep.json")]
+    assert sorted(sweep["config"]["dataset"] for sweep in found) == [DATASET, "needle"]
+    assert all((sweep["n"], len(sweep["rows"])) == (2, 2) for sweep in found)
+    assert all(f" on {name}: 2 of" in out for name in (DATASET, "needle"))
+    assert (needle_runs(place)["random"] / "heatmap.png").exists()

@@ -1,0 +1,135 @@
+"""Names and specs: how a selector and its options are asked for, and how a mistake is told."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from models import selectors
+from models.errors import UserError
+from tests.models.selector_references import EVERY_SELECTOR
+
+
+def test_every_method_of_the_table_is_there():
+    wanted = "no full cat random epic tail_ratio blend debug blend_debug attnlink"
+    wanted += " surprisal_chunk prophet oracle_kv oracle_attn"
+    assert selectors.names() == sorted(wanted.split())
+
+
+def test_aliases():
+    assert selectors.canonical("a3") == "debug"
+    assert selectors.canonical("cacheblend") == "blend"
+    assert all(selectors.canonical(name) == name for name in selectors.names())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("blnd", "blend"), ("rand", "random"), ("cacheblen", "cacheblend"), ("suprisal", "surprisal")],
+)
+def test_unknown_names_are_answered_with_the_nearest(wrong, right):
+    for ask in (selectors.canonical, selectors.build):
+        with pytest.raises(UserError, match=rf"REUSE={wrong}: did you mean .*{right}"):
+            ask(wrong)
+
+
+@pytest.mark.parametrize("nonsense", ["", "xyzzy", "§"])
+def test_names_near_to_nothing_are_answered_with_all(nonsense):
+    with pytest.raises(UserError, match=r"choose from .*blend, .*random.*, a3"):
+        selectors.canonical(nonsense)
+
+
+@pytest.mark.parametrize(
+    ("spec", "changed"),
+    [
+        ("debug", {}),
+        ("a3:check=cached", {"check": "cached"}),
+        ("debug:check_layer=3:per_head=1", {"check_layer": 3, "per_head": True}),
+        ("debug:per_head=Yes:edge_corrected=TRUE", {"per_head": True, "edge_corrected": True}),
+        ("cacheblend:blend_gap_source=k", {"blend_gap_source": "k"}),
+        ("blend:filter_layers=3", {"filter_layers": 3}),
+        ("blend_debug:alpha=0.25:fusion=sum", {"alpha": 0.25, "fusion": "sum"}),
+        ("epic:lego_k=0", {"lego_k": 0}),
+        ("prophet:pool=5", {"pool": 5}),
+    ],
+)
+def test_a_spec_sets_options_and_leaves_the_rest(spec, changed):
+    built = selectors.build(spec)
+    plain = selectors.make(selectors.canonical(spec.partition(":")[0]))
+    assert built.identity() == {**plain.identity(), **changed}
+    assert selectors.build(selectors.spec_of(built)) == built
+
+
+@pytest.mark.parametrize(
+    ("spec", "short"),
+    [
+        ("a3", "debug"),
+        ("debug:check_layer=1:check=dense:per_head=no", "debug"),
+        ("debug:check_layer=01:per_head=true", "debug:per_head=1"),
+        ("blend_debug:alpha=.50", "blend_debug"),
+        ("epic:lego_k=8", "epic:lego_k=8"),
+    ],
+)
+def test_the_shortest_spec(spec, short):
+    assert selectors.spec_of(selectors.build(spec)) == short
+
+
+@pytest.mark.parametrize("name", EVERY_SELECTOR)
+def test_every_selector_is_its_own_spec_at_its_defaults(name):
+    assert selectors.spec_of(selectors.build(name)) == name
+
+
+def test_options_of_the_spec_go_before_those_of_the_run():
+    run = {"check_layer": 2, "lego_k": 4, "per_head": True}
+    assert selectors.build("debug:per_head=0", **run).identity() == {
+        "check_layer": 2,
+        "check": "dense",
+        "per_head": False,
+        "edge_corrected": False,
+    }
+    assert selectors.build("epic", **run).identity() == {"lego_k": 4}
+    assert selectors.build("random", **run).identity() == {}
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ("debug:chek=cached", "debug has no option 'chek'; its options are check_layer, check,"),
+        ("a3:pool=3", "debug has no option 'pool'"),
+        ("debug:", "debug has no option ''"),
+        ("random:k=3", "random has no option 'k'; it has none"),
+        ("attnlink:_digest=1", "attnlink has no option '_digest'; its options are positions"),
+        ("debug:check_layer=one", "check_layer takes int, not 'one'"),
+        ("debug:check_layer=1.5", "check_layer takes int, not '1.5'"),
+        ("debug:check_layer", "check_layer takes int, not ''"),
+        ("debug:per_head=maybe", "per_head takes bool, not 'maybe'"),
+        ("blend_debug:alpha=half", "alpha takes float, not 'half'"),
+        ("epic:lego_k=None", "lego_k takes int, not 'None'"),
+        ("debug:check=frozen", "CHECK is dense or cached, not 'frozen'"),
+        ("no", "the full prefill: it selects nothing"),
+        ("no:check_layer=1", "the full prefill: it selects nothing"),
+    ],
+)
+def test_a_mistake_in_a_spec_is_told_in_one_line(spec, told):
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        selectors.build(spec)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_a_selector_needs_to_have_been_kept():
+    needs = {name: selectors.make(name).needs for name in EVERY_SELECTOR}
+    assert {name: what for name, what in needs.items() if what} == {
+        "surprisal_chunk": ("surprisal",),
+        "attnlink": ("sinks",),
+    }
+
+
+def test_oracles_are_marked():
+    oracles = [name for name in EVERY_SELECTOR if selectors.make(name).oracle]
+    assert oracles == ["oracle_attn", "oracle_kv"]
+
+
+def test_who_knows_the_rate():
+    blind = [name for name in EVERY_SELECTOR if not selectors.make(name).knows_rate]
+    assert blind == ["cat", "full"]
+    assert not selectors.make("epic", lego_k=0).knows_rate
