@@ -20,6 +20,8 @@ from models.errors import UserError
 from models.flashinfer_rows import FlashInferRows
 
 INTERFACE = "kvfuse"
+# What sdpa itself calls on a CPU; called by name for the log-sum-exp, which sdpa keeps to itself.
+_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 
 class Rows(Protocol):
@@ -57,7 +59,7 @@ class MaskedRows:
 
 
 class CausalRows:
-    """A whole prompt from its first token on: PyTorch's causal kernel."""
+    """A whole prompt from its first token on, on any device: PyTorch's causal kernel."""
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out = sdpa(query, key, value, is_causal=True, scale=scale, enable_gqa=True)
@@ -67,37 +69,59 @@ class CausalRows:
 class BlockedRows:
     """CPU: sorted rows in blocks; a block reads keys only up to its last position.
 
-    K/V heads are never expanded. See :class:`MaskedRows` for the parameters.
+    The keys below a block's first position, which all its rows see, are attended without a mask,
+    the few from there on with one, and the two are merged by their log-sum-exp. The heads that
+    share a K/V head become rows of one call, so K and V are never expanded and the kernel works on
+    larger tiles. See :class:`MaskedRows` for the parameters.
     """
 
     name = "blocked"
-    block = 64
+    # Measured: larger blocks pay only where few keys lie between a block's rows.
+    block, contiguous_block = 64, 128
 
     def __init__(self, positions: Tensor, n_keys: int) -> None:
-        self.blocks: list[tuple[int, int, int, Tensor | None]] = []
-        keys = torch.arange(n_keys, device=positions.device)
-        for start in range(0, len(positions), self.block):
-            rows = positions[start : start + self.block]
-            visible = int(rows[-1]) + 1
-            mask = keys[None, :visible] <= rows[:, None] if len(rows) > 1 else None
-            self.blocks.append((start, start + len(rows), visible, mask))
+        self.positions = positions
+        rows = len(positions)
+        contiguous = int(positions[-1]) - int(positions[0]) + 1 == rows
+        size = self.contiguous_block if contiguous else self.block
+        starts = range(0, rows, size)
+        ends = [*starts[1:], rows]
+        first, last = positions[list(starts)].tolist(), positions[[e - 1 for e in ends]].tolist()
+        self.blocks = list(zip(starts, ends, first, last, strict=True))
+        self.masks: list[Tensor] = []
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
-        for start, end, visible, mask in self.blocks:
-            rows, keys, values = query[:, :, start:end], key[:, :, :visible], value[:, :, :visible]
-            if mask is None:
-                block = _one_row(rows, keys, values, scale)
+        _, n_heads, n_rows, dim = query.shape
+        group = n_heads // key.shape[1]
+        out = query.new_empty(1, n_rows, n_heads, dim)
+        if not self.masks:
+            self.masks = [self._mask(*block, group, query.dtype) for block in self.blocks]
+        for (start, end, first, last), mask in zip(self.blocks, self.masks, strict=True):
+            rows = query[:, :, start:end].reshape(1, -1, group * (end - start), dim)
+            if end - start == 1:
+                seen = slice(0, last + 1)
+                block, _ = _flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
             else:
-                block = sdpa(rows, keys, values, attn_mask=mask, scale=scale, enable_gqa=True)
-            out[:, start:end] = block.transpose(1, 2)
+                seen = slice(first, last + 1)
+                block, lse = _flash(
+                    rows, key[:, :, seen], value[:, :, seen], attn_mask=mask, scale=scale
+                )
+                if first:
+                    seen = slice(0, first)
+                    below, lse_below = _flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
+                    share = torch.sigmoid(lse_below - lse).to(block.dtype)
+                    block = block.lerp(below, share[..., None])
+            out[:, start:end] = block.view(1, n_heads, -1, dim).transpose(1, 2)
         return out
 
-
-def _one_row(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """One row that sees every key: the heads of a group become rows, so K and V are read once."""
-    heads = (1, key.shape[1], -1, query.shape[-1])
-    return sdpa(query.view(heads), key, value, scale=scale).view(query.shape)
+    def _mask(
+        self, start: int, end: int, first: int, last: int, group: int, dtype: torch.dtype
+    ) -> Tensor:
+        """0 where a row sees a key of its block's last part, -inf elsewhere; once per head."""
+        keys = torch.arange(first, last + 1, device=self.positions.device)
+        hidden = keys[None, :] > self.positions[start:end, None]
+        mask = torch.zeros(hidden.shape, dtype=dtype, device=keys.device)
+        return mask.masked_fill_(hidden, -torch.inf).repeat(group, 1)
 
 
 class PackedSegments:
@@ -152,6 +176,8 @@ def choose_backend(
         return MaskedRows.name if obstacle else FlashInferRows.name
     if requested not in BACKENDS:
         raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
+    if requested == BlockedRows.name and device.type != "cpu":
+        raise UserError(f"BACKEND=blocked runs on a CPU, the model is on {device.type}")
     if requested == FlashInferRows.name and obstacle:
         raise UserError(f"BACKEND=flashinfer cannot be used: {obstacle}")
     return requested
@@ -159,7 +185,7 @@ def choose_backend(
 
 def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
-    if len(positions) == n_keys > 1 and backend != FlashInferRows.name:
+    if len(positions) == n_keys > 1 and backend == MaskedRows.name:
         return CausalRows()
     return BACKENDS[backend](positions, n_keys)
 

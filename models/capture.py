@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from models.attention import PackedSegments
 from models.modules import Modules
-from models.numerics import fast_products
 from models.sinks import SinkSegments
 from models.spans import Prompt
 
@@ -94,7 +93,7 @@ def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: dict[st
     rows = sinks or PackedSegments(lengths)
     hidden = modules.embed(ids[None])
     rotary = modules.rotary(hidden, positions[None])
-    with _hooks(modules, kv, source, target), fast_products(hidden):
+    with _hooks(modules, kv, source, target):
         for layer in modules.layers:
             hidden = layer(hidden, position_embeddings=rotary, rows=rows)
     for row, start, n in bodies:

@@ -10,7 +10,6 @@ from models.attention import rows_for
 from models.cache import FusedCache
 from models.errors import UserError
 from models.modules import Modules
-from models.numerics import fast_products
 
 
 class Flight:
@@ -68,14 +67,13 @@ class Flight:
         if layer > self.layer:
             self.passes.append((self.positions, layer - self.layer))
         self.cache.place(self.slots, self.n_keys)
-        with fast_products(self.hidden):
-            for module in self.modules.layers[self.layer : layer]:
-                self.hidden = module(
-                    self.hidden,
-                    position_embeddings=(self.cos, self.sin),
-                    past_key_values=self.cache,
-                    rows=self.rows,
-                )
+        for module in self.modules.layers[self.layer : layer]:
+            self.hidden = module(
+                self.hidden,
+                position_embeddings=(self.cos, self.sin),
+                past_key_values=self.cache,
+                rows=self.rows,
+            )
         self.layer = layer
 
     def climb(self, layer: int) -> None:

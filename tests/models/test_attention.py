@@ -68,10 +68,24 @@ def test_back_ends_agree_with_masked_sdpa_in_every_dtype(backend, dtype):
 def test_a_whole_prompt_takes_the_causal_kernel():
     positions = torch.arange(80)
     query, key, value = tensors(80, 80)
-    rows = rows_for("blocked", positions, 80)
+    rows = rows_for("sdpa", positions, 80)
     assert isinstance(rows, CausalRows)
     got = rows.attend(query, key, value, 0.25)
     assert torch.allclose(got, MaskedRows(positions, 80).attend(query, key, value, 0.25), atol=1e-6)
+
+
+@pytest.mark.parametrize("group", [1, 3, 7])
+@pytest.mark.parametrize("first", [0, 1, 63, 200])
+@pytest.mark.parametrize("count", [1, 2, 64, 65, 128, 129, 300])
+@pytest.mark.parametrize("step", [1, 2])
+def test_blocks_meet_without_a_seam(group, first, count, step):
+    """Rows one by one or spread, a block's length and around it, from the first key or later."""
+    positions = torch.arange(first, first + step * count, step)
+    n = int(positions[-1]) + 5
+    query, key, value = tensors(count, n, heads=2 * group)
+    got = rows_for("blocked", positions, n).attend(query, key, value, 0.25)
+    reference = MaskedRows(positions, n).attend(query, key, value, 0.25)
+    assert torch.allclose(got, reference, atol=1e-6)
 
 
 def test_packed_segments_are_blind_to_each_other():
@@ -91,6 +105,8 @@ def test_packed_segments_are_blind_to_each_other():
 def test_back_ends_are_chosen_by_capability(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert choose_backend(cpu, torch.float32, 64) == "blocked"
+    with pytest.raises(UserError, match="runs on a CPU"):
+        choose_backend(torch.device("cuda"), torch.float16, 64, "blocked")
     monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: None)
     assert choose_backend(cuda, torch.bfloat16, 128) == "sdpa"
     monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())

@@ -8,9 +8,10 @@ from transformers import DynamicCache
 
 from models import gate
 from models.capture import capture
+from models.engine import Engine
 from models.rotary import rotate_keys_
 from models.spans import Prompt
-from tests.conftest import Family, random_prompt
+from tests.conftest import Family, build, random_prompt
 from tests.models.library_states import SINK
 from tests.models.selector_references import RATED, fuse
 
@@ -156,3 +157,12 @@ def test_the_gate_that_guards_results_passes_and_can_fail(llama, prompt):
         assert not gate.run(llama.engine, wrong_sink_is_caught, SINK).passed
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("backend", ["blocked", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_gate_holds_in_every_dtype_on_every_back_end(family, prompt, backend, dtype):
+    engine = Engine(build(family.name, initializer_range=0.1).to(dtype), backend)
+    outcome = gate.run(engine, prompt, SINK)
+    assert outcome.passed, outcome
+    assert outcome.tolerance == gate.TOLERANCE[dtype]
