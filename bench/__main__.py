@@ -8,9 +8,13 @@ round. It leaves ``outputs/bench/bench.json`` and ``bench.png``.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from bench import breakeven, table
 from bench.config import BenchConfig
@@ -21,6 +25,8 @@ from bench.stand import Stand
 from data.cli import run
 from data.environment import describe
 from models.atomic import disk_errors, writing
+
+SCRATCH = ".bench-"
 
 
 def main(config: BenchConfig) -> None:
@@ -36,12 +42,8 @@ def main(config: BenchConfig) -> None:
         rows += at_n
         decode += decoded
         print(*map(table.line, at_n), sep="\n", flush=True)
-    firsts = {row["n"]: row for row in reversed(rows)}
-    print("", *map(table.full_line, (firsts[n] for n in sorted(firsts))), sep="\n")
-    print("", *map(table.decode_line, decode), "", table.cold_line(rows), sep="\n")
     method = config.headline
     points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
-    print(*table.break_even_lines(points, method, config.rate), sep="\n")
     folder = Path(config.outputs) / "bench"
     environment = describe(stand.loaded, stand.engine())
     result = {
@@ -61,6 +63,10 @@ def main(config: BenchConfig) -> None:
     }
     with writing(folder / "bench.json") as file:
         file.write(json.dumps(result, indent=2).encode() + b"\n")
+    firsts = {row["n"]: row for row in reversed(rows)}
+    print("", *map(table.full_line, (firsts[n] for n in sorted(firsts))), sep="\n")
+    print("", *map(table.decode_line, decode), "", table.cold_line(rows), sep="\n")
+    print(*table.break_even_lines(points, method, config.rate), sep="\n")
     from bench import figure  # brings matplotlib in, which no measurement needs
 
     title = (
@@ -74,13 +80,20 @@ def main(config: BenchConfig) -> None:
 def _at(stand: Stand, n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Prefill rows and decode rows at one length; its KVs lie on the disk of ``KVS=`` meanwhile."""
     config = stand.config
-    root = Path(config.kvs)
+    with _scratch(Path(config.kvs)) as folder:
+        bench = PrefillBench(stand, n, config.cases(n), Path(folder))
+        return bench.rows(), [decode_row(bench)]
+
+
+def _scratch(root: Path) -> tempfile.TemporaryDirectory[str]:
+    """A folder in ``root`` for this process; those of processes that ended without theirs go."""
     with disk_errors(root):
         root.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(dir=root, prefix=".bench-")
-    with folder:
-        bench = PrefillBench(stand, n, config.cases(n), Path(folder.name))
-        return bench.rows(), [decode_row(bench)]
+        for left in root.glob(f"{SCRATCH}*"):
+            owner = left.name.removeprefix(SCRATCH).partition("-")[0]
+            if not (owner.isdecimal() and psutil.pid_exists(int(owner))):
+                shutil.rmtree(left, ignore_errors=True)
+        return tempfile.TemporaryDirectory(dir=root, prefix=f"{SCRATCH}{os.getpid()}-")
 
 
 if __name__ == "__main__":

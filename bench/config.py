@@ -70,7 +70,7 @@ class BenchConfig(ModelConfig):
     rate: float = option(0.15, "share of document positions that is recomputed")
     sweep_length: int = option(4096, "the one of the lengths at which rates are swept; 0: none")
     sweep_rates: list[float] = option([0.05, 0.3, 0.5], "rates of the sweep, besides --rate")
-    sweep_methods: list[str] = option(["random", "debug"], "methods of the sweep")
+    sweep_methods: list[str] = option(["debug"], "methods of the sweep")
     rounds: int = option(5, "interleaved rounds after the warm-up")
     chunk_size: int = option(512, "tokens of a chunk")
     decode_tokens: int = option(16, "tokens decoded after each prompt")
@@ -88,8 +88,9 @@ class BenchConfig(ModelConfig):
         if min(self.lengths) < SHORTEST:
             raise UserError(f"--lengths {min(self.lengths)}: give {SHORTEST} or more")
         self.lengths = sorted(set(self.lengths))
-        if not any(method.runs_at(self.lengths[0]) for method in self.timed):
-            raise UserError(f"no method of --methods runs at --lengths {self.lengths[0]}")
+        idle = [n for n in self.lengths if not any(m.runs_at(n) for m in self.timed)]
+        if idle:
+            raise UserError(f"no method of --methods runs at --lengths {' '.join(map(str, idle))}")
         self.cases(self.sweep_length)
 
     @property
@@ -99,11 +100,11 @@ class BenchConfig(ModelConfig):
 
     @property
     def headline(self) -> str:
-        """The spec that the figure shows and the break-even lines are about."""
-        last = [m for m in self.timed if m.runs_at(self.lengths[-1])]
-        others = [m for m in last if m.spec != "full"]
+        """The spec of the figure and of the break-even lines; it runs at all lengths."""
+        running = [m for m in self.timed if m.runs_at(self.lengths[-1])]
+        others = [m for m in running if m.spec != "full"]
         unlimited = [m for m in others if m.up_to is None]
-        return (unlimited or others or last or self.timed)[0].spec
+        return (unlimited or others or running)[0].spec
 
     def cases(self, n: int) -> list[tuple[Method, float]]:
         """Every method and rate that is timed at ``n`` tokens."""

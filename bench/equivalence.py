@@ -10,10 +10,9 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from models.attention import MaskedRows
-from models.flashinfer_rows import FlashInferRows
+from models.attention import MaskedRows, rows_for
 
-FORMS = ("auto", "single", "paged")
+BACKENDS = ("flashinfer", "flashinfer:single", "flashinfer:paged")
 LENGTHS = (300, 2048, 8192)
 GROUPS = (1, 3, 4, 7)
 KV_HEADS = 2
@@ -26,7 +25,7 @@ class Comparison:
     """One case: ``error`` is the largest over rows and heads, relative to the output's norm."""
 
     case: str
-    form: str
+    backend: str
     dtype: str
     head_dim: int
     group: int
@@ -47,6 +46,7 @@ def cases(n: int) -> dict[str, Tensor]:
         "tail": torch.arange(n - 64, n),
         "all": torch.arange(n),
         "two blocks": torch.cat([torch.arange(n // 5, n // 3), torch.arange(n - 64, n)]),
+        "edges": torch.tensor([0, 1, 3, 63, 64, 65, 127, 128, n - 1]),
     }
 
 
@@ -56,9 +56,9 @@ def run(
     head_dims: Sequence[int],
     lengths: Sequence[int] = LENGTHS,
     groups: Sequence[int] = GROUPS,
-    forms: Sequence[str] = FORMS,
+    backends: Sequence[str] = BACKENDS,
 ) -> list[Comparison]:
-    """Compare every form in every case; ``paged-fa3`` has kernels for Hopper alone."""
+    """Compare every back end in every case."""
     results = []
     for dtype, head_dim, group, n in product(dtypes, head_dims, groups, lengths):
         for case, positions in cases(n).items():
@@ -66,12 +66,12 @@ def run(
             query, key, value = _states(rows, n, group, head_dim, dtype)
             scale = head_dim**-0.5
             exact = MaskedRows(rows, n).attend(query.float(), key.float(), value.float(), scale)
-            for form in forms:
-                got = FlashInferRows(rows, n, form).attend(query, key, value, scale).float()
+            for backend in backends:
+                got = rows_for(backend, rows, n).attend(query, key, value, scale).float()
                 error = float(((got - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
                 passed = error <= TOLERANCE[dtype]  # also refuses a NaN
                 name = str(dtype).removeprefix("torch.")
-                results.append(Comparison(case, form, name, head_dim, group, n, error, passed))
+                results.append(Comparison(case, backend, name, head_dim, group, n, error, passed))
     return results
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from data.columns import columns
+
 
 def tables(result: Mapping[str, Any]) -> str:
     """Everything that was found, for people; the figures that were asked for come last."""
@@ -14,7 +16,9 @@ def tables(result: Mapping[str, Any]) -> str:
         "attention": _attention,
         "prefill": _prefill,
     }
-    return "\n\n".join(_table(make(result[part])) for part, make in makers.items() if result[part])
+    return "\n\n".join(
+        "\n".join(columns(make(result[part]), ">")) for part, make in makers.items() if result[part]
+    )
 
 
 def _gates(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -27,21 +31,21 @@ def _gates(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _equivalence(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    lines = [["form", "dtype", "width", "cases", "failed", "largest error"]]
+    lines = [["back end", "dtype", "width", "cases", "failed", "largest error"]]
     kinds: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for row in rows:
-        kinds.setdefault((row["form"], row["dtype"], row["head_dim"]), []).append(row)
-    for (form, dtype, width), same in sorted(kinds.items()):
+        kinds.setdefault((row["backend"], row["dtype"], row["head_dim"]), []).append(row)
+    for (backend, dtype, width), same in sorted(kinds.items()):
         failed = sum(not row["passed"] for row in same)
         worst = max(row["error"] for row in same)
-        lines.append([form, dtype, str(width), str(len(same)), str(failed), f"{worst:.4f}"])
+        lines.append([backend, dtype, str(width), str(len(same)), str(failed), f"{worst:.4f}"])
     return lines
 
 
 def _attention(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     lines = [["N", "rows", "attention", "ms a layer", "ms to build, with a layer"]]
     for row in rows:
-        cells = [str(row["n"]), str(row["rows"]), row["form"]]
+        cells = [str(row["n"]), str(row["rows"]), row["attention"]]
         lines.append([*cells, f"{row['layer_ms']:.3f}", f"{row['first_ms']:.3f}"])
     return lines
 
@@ -55,14 +59,6 @@ def _prefill(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         cells += [f"{row['parts_ms'][name]:.1f}" for name in names]
         lines.append([*cells, f"{row['decode_ms']:.2f}" if "decode_ms" in row else "-"])
     return lines
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
 
 
 def failures(result: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from bench.config import Method
-from bench.pagecache import resident_share
 from bench.prompts import real_prompt
 from bench.rounds import Timed, interleave
 from bench.stand import Stand
@@ -22,8 +21,6 @@ from models.engine import Prefill
 from models.flops import flop_limit
 from models.selectors import BaseSelector
 from models.tokenizer import fingerprint
-
-DROPPED = 0.01  # a file is cold when less than this share of it is in memory
 
 
 @dataclass
@@ -35,7 +32,7 @@ class Case:
     selector: BaseSelector
     prefill: Prefill | None = None
     load_ms: list[float] = field(default_factory=list)
-    resident: list[float | None] = field(default_factory=list)
+    dropped: list[bool | None] = field(default_factory=list)
 
     @property
     def name(self) -> str:
@@ -45,8 +42,8 @@ class Case:
     @property
     def page_cache_dropped(self) -> bool | None:
         """Whether every cold run began with the file out of memory; None where nobody can tell."""
-        known = [share for share in self.resident if share is not None]
-        return all(share < DROPPED for share in known) if known else None
+        known = [dropped for dropped in self.dropped if dropped is not None]
+        return all(known) if known else None
 
 
 class PrefillBench:
@@ -64,7 +61,6 @@ class PrefillBench:
         self.engine = stand.engine()
         self.cases = [Case(method.spec, rate, method.selector()) for method, rate in cases]
         self.prompt = real_prompt(stand.tokenizer, n, stand.config.chunk_size)
-        self.path = folder / store.KVS
         modules = self.engine.modules
         meta = store.describe(
             modules,
@@ -103,8 +99,7 @@ class PrefillBench:
 
     def cold(self, case: Case) -> float:
         """TTFT with the KVs on disk, their pages dropped before the clock starts."""
-        self.item.forget()
-        case.resident.append(resident_share(self.path))
+        case.dropped.append(self.item.forget())
         prefill = self._fused(case, self.item.cold)
         case.load_ms.append(prefill.parts_ms["load"])
         return prefill.ttft_ms

@@ -7,10 +7,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
+from bench.prompts import lay_out
 from models.spans import Prompt
 
-QUESTION_TOKENS = 64
-PREFIX_TOKENS = 32
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {
         "hidden_size": 4096,
@@ -79,9 +78,7 @@ def small(family: str, head_dim: int) -> Any:
 
 
 def random_prompt(n: int, chunk_size: int, vocabulary: int, seed: int = 0) -> Prompt:
-    """``n`` random tokens: prefix, chunks, question."""
+    """``n`` random tokens."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(3, vocabulary, (n,), generator=generator).tolist()
-    documents = ids[PREFIX_TOKENS : n - QUESTION_TOKENS]
-    chunks = [documents[i : i + chunk_size] for i in range(0, len(documents), chunk_size)]
-    return Prompt.join(ids[:PREFIX_TOKENS], chunks, ids[n - QUESTION_TOKENS :])
+    return lay_out(ids, chunk_size)

@@ -66,11 +66,7 @@ def _line(cells: Sequence[str]) -> str:
 def full_line(row: dict[str, Any]) -> str:
     """The full prefills at the row's length with their spread and peak memory, for people."""
     parts = []
-    for label, key in (
-        ("library", "library_full"),
-        ("full", "full"),
-        ("llama.cpp", "llamacpp_full"),
-    ):
+    for label, key in FULL_PREFILLS:
         if row[f"{key}_ms"] is not None:
             low, high = row[f"{key}_ms_spread"]
             peak = row.get(f"{key}_peak_mb")
@@ -89,9 +85,10 @@ def precompute_line(row: dict[str, Any]) -> str:
 
 def decode_line(row: dict[str, Any]) -> str:
     """Decoding at one cache length."""
+    differ = "" if row["same_tokens"] else "; answers differ"
     return (
         f"decode after {row['n']}: {row['ms_per_token']:.1f} ms/token, the library's generate "
-        f"{row['library_ms_per_token']:.1f}"
+        f"{row['library_ms_per_token']:.1f}{differ}"
     )
 
 

@@ -30,7 +30,9 @@ class ModelConfig(StageConfig):
 
     device: str = option("auto", "auto, cpu, cuda or mps")
     dtype: str = option("auto", "auto (float32 on CPU, else bfloat16), float32, bfloat16, float16")
-    backend: str = option("auto", "attention back end: auto, blocked, sdpa or flashinfer")
+    backend: str = option(
+        "auto", "attention back end: auto, blocked, sdpa, flashinfer[:single|:paged]"
+    )
     threads: int | None = option(None, "CPU threads; PyTorch's choice by default")
 
     def __post_init__(self) -> None:

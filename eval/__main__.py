@@ -9,14 +9,14 @@ from data.cli import run
 from data.session import begin
 from eval import overview, report
 from eval.config import EvalConfig
-from eval.runs import evaluate_dataset
+from eval.runs import Warm, evaluate_dataset
 
 
 def main(config: EvalConfig) -> None:
     """Evaluate every method on every item of every dataset named, and print one table."""
     if config.check_options:
         return
-    warm: set[str] = set()
+    warm: Warm = set()
     by_dataset = [evaluate_dataset(session, config, warm) for session in begin(config)]
     if len(by_dataset) == 1:
         print(f"\n{report.compared(by_dataset[0])}")

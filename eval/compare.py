@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.columns import columns
 from eval.stats import FEWEST, RESAMPLES, paired, verdict
 
 # Float32 logits carry this much of a divergence by rounding alone: r = 1 reaches it, never 0.
@@ -124,31 +125,32 @@ def differences(results: Results, seed: int) -> list[dict[str, Any]]:
 
 def table(results: Results, seed: int) -> str:
     """One row per method and rate: differences, their intervals, and what may be claimed."""
+    several = len(rates(results)) > 1
     rows = [
         [
-            f"{row['method']}{'*' if row['oracle'] else ''}"
-            + (f" {row['rate']:g}" if row["rate"] is not None else ""),
+            _name(row, several),
             *(_cell(row["to"].get(role, {}).get(name), digits) for role, name, digits in COLUMNS),
         ]
         for row in differences(results, seed)
     ]
     names = {"score": "score", "kl_mean": "KL"}
     head = ["method", *(f"{names[name]} - {role}" for role, name, _ in COLUMNS)]
-    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
     n = len(results[0]["items"])
     legend = LEGEND.format(
         n=n,
         few=f": {n} items are too few for any" if n < FEWEST else "",
         oracles=ORACLES if any(result["oracle"] for result in results) else "",
     )
-    lines = [
-        "  ".join(
-            f"{cell:{'>' if i else '<'}{width}}"
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    lines = columns([head, *rows], ["<", *[">"] * len(COLUMNS)])
     return "\n".join([*lines, "", legend])
+
+
+def _name(row: dict[str, Any], several_rates: bool) -> str:
+    """Method and rate; for a method without one, the rate that it is compared at."""
+    name = row["method"] + "*" * row["oracle"]
+    if row["rate"] is not None:
+        return f"{name} {row['rate']:g}"
+    return f"{name} (at {row['at']:g})" if several_rates and row["at"] is not None else name
 
 
 def _cell(found: dict[str, Any] | None, digits: int) -> str:

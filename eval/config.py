@@ -91,6 +91,7 @@ class MethodsConfig(SelectorOptions, ModelConfig, ABC):
             if not (math.isfinite(rate) and 0 <= rate <= 1):
                 raise UserError(f"RATE={rate} is outside [0, 1]")
         self.variants = self._variants()
+        self._check_given()
 
     @property
     @abstractmethod
@@ -115,6 +116,14 @@ class MethodsConfig(SelectorOptions, ModelConfig, ABC):
             for rate in sorted(set(self.rates)) if selector.knows_rate else [None]:
                 found.setdefault((spec, rate), Variant(spec, selector, rate))
         return list(found.values())
+
+    def _check_given(self) -> None:
+        """Refuse an option that no chosen method has: it would change nothing."""
+        known = {key for v in self.variants if v.selector for key in v.selector.identity()}
+        for name in self.given():
+            if name not in known:
+                methods = " ".join(self.reuse)
+                raise UserError(f"{name.upper()}= is an option of none of REUSE={methods!r}")
 
 
 @dataclass

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.environment import machine
+from data.environment import code, machine
 from data.session import Session
 from models import gate
 from models.atomic import writing
@@ -26,6 +26,7 @@ def checked(session: Session) -> dict[str, Any]:
         "tokenizer": session.tokenizer_fingerprint,
         "dtype": str(session.loaded.dtype),
         "backend": session.engine.backend,
+        "code": code(),
         **machine(session.loaded.device),
     }
     known = _read(path)

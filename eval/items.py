@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data import environment
 from data.inputs import Item
 from data.session import Session
 from eval.config import MethodsConfig, Variant
@@ -165,6 +166,7 @@ class Evaluator:
             "full_score": reference.score,
             "full_prefill_ms": reference.prefill.ttft_ms,
             "load_ms": reference.load_ms,
+            "kvfuse": environment.revision(),
         }
 
     def _full(self, reference: Reference) -> dict[str, Any]:
@@ -177,7 +179,7 @@ class Evaluator:
             "score": reference.score,
             "kl_first": 0.0,
             "kl_mean": 0.0,
-            "top1_agreement": 1.0,
+            "top1_agreement": agreement(reference.logits, reference.forced),
             "delta_kv": [0.0] * layers if self.config.deviation else None,
             "delta_attn": [0.0] * layers if self.config.deviation else None,
             "ttft_ms": {"cold": ttft if cold else None, "ready": ttft},
@@ -196,7 +198,8 @@ class Evaluator:
         tokens, tpot = self._answer(ready, logits, reference)
         text, points = self._score(item, tokens)
         delta_kv, delta_attn = None, None
-        if self.config.deviation and reference.truth:
+        if self.config.deviation:
+            assert reference.truth is not None, "observed because deviations were asked for"
             delta_kv, delta_attn = self.engine.deviations(reference.truth)
         timed = not variant.oracle
         return {

@@ -60,7 +60,10 @@ def _cells(results: Results) -> list[tuple[float, float, float]]:
 
 
 def _format(name: str, n: int, metric: str, full: float, cells: Sequence[Sequence[float]]) -> str:
-    columns = "".join(f"{s:>8.1f}{kl:>7.3f}{x:>5.2f}x " for s, kl, x in cells)
+    columns = "".join(
+        f"{s:>8.1f}{kl:>7.3f}" + (f"{'-':>6} " if np.isnan(x) else f"{x:>5.2f}x ")
+        for s, kl, x in cells
+    )
     return f"{name:<24}{n:>5}  {metric:<18}{full:>6.1f}{columns}".rstrip()
 
 

@@ -22,11 +22,10 @@ from models.errors import UserError
 
 LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path
 Runs = list[tuple[Variant, RunFolder]]
+Warm = set[tuple[str, float | None]]
 
 
-def evaluate_dataset(
-    session: Session, config: MethodsConfig, warm: set[str]
-) -> list[dict[str, Any]]:
+def evaluate_dataset(session: Session, config: MethodsConfig, warm: Warm) -> list[dict[str, Any]]:
     """Results of all methods; finished items of earlier runs are not done again.
 
     Parameters
@@ -116,7 +115,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     return RunFolder(root, label, identity, environment.machine(session.loaded.device))
 
 
-def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: set[str]) -> None:
+def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:
     """Item by item: the full prefill once, then every method that lacks this item."""
     items = session.inputs.items
     pending = {item.id: [run for run in runs if item.id not in run[1].records] for item in items}
@@ -129,7 +128,7 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: set[str])
     longest = max(len(item.prompt) for item in items)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
-    warm_up(evaluator, todo[0], unfinished, warm)
+    warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
     for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
         evaluate_item(evaluator, item, pending[item.id])
 
@@ -141,15 +140,20 @@ def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs) -> None:
         run_folder.append(evaluator.record(item, variant, reference))
 
 
-def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: set[str]) -> None:
-    """Run every method once and throw it away: kernels and their choices are warm then."""
-    cold = [variant for variant in variants if variant.spec not in warm]
-    if cold:
+def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: Warm) -> None:
+    """Run every method once and throw it away: kernels and their choices are warm then.
+
+    On CUDA every rate of it, since the number of rows decides which kernels are taken.
+    """
+    by_rate = evaluator.engine.device.type == "cuda"
+    cold = {(v.spec, v.rate if by_rate else None): v for v in reversed(variants)}
+    todo = {key: variant for key, variant in cold.items() if key not in warm}
+    if todo:
         reference = evaluator.reference(item)
-    for variant in cold:
-        if variant.selector and variant.spec not in warm:
+    for variant in todo.values():
+        if variant.selector:
             evaluator.fuse(item, variant, reference)
-        warm.add(variant.spec)
+    warm.update(todo)
 
 
 def conclude(
@@ -167,13 +171,16 @@ def conclude(
     return {
         "note": session.inputs.note,
         "config": run_folder.config,
+        "revisions": sorted({record.get("kvfuse", "unknown") for record in records}),
         "oracle": variant.oracle,
         "folder": str(run_folder.path),
         "environment": environment.describe(session.loaded, session.engine),
         "inputs": session.inputs.meta,
         "gate": gate,
         "memory_mb": environment.memory(
-            session.loaded, store.kv_bytes(session.engine.modules, longest)
+            session.loaded,
+            store.kv_bytes(session.engine.modules, longest),
+            evaluator.observes,
         ),
         **summary,
         "items": records,

@@ -14,7 +14,7 @@ from data.session import Session, begin
 from eval import sweep_report
 from eval.config import SweepConfig
 from eval.folder import digest, dumps
-from eval.runs import evaluate_dataset
+from eval.runs import Warm, evaluate_dataset
 from models.atomic import remove_leftovers, writing
 
 
@@ -22,7 +22,7 @@ def main(config: SweepConfig) -> None:
     """Run the grid on every dataset named; each ends with a table, ``sweep.json`` and a picture."""
     if config.check_options:
         return
-    warm: set[str] = set()
+    warm: Warm = set()
     for session in begin(config):
         results = evaluate_dataset(session, config, warm)
         print(f"\n{conclude(session, config, results)}")

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from data.columns import columns
 from eval import compare, overlap
 from eval.compare import MEASURES, ROUNDING, Results, column, method, rate
+from eval.report import ORACLES, show
 from eval.stats import RESAMPLES, paired, verdict
 
 DISTANCES = {"kl_mean": "KL along the answer", "kl_first": "KL of the first token"}
@@ -39,7 +41,6 @@ LEGEND = (
     "items; better and worse only where the 95% paired bootstrap interval of the difference leaves "
     "0 out, else ~."
 )
-ORACLES = "* oracle: an upper bound that has seen the full prefill; it has no time of its own."
 
 
 def content(
@@ -206,22 +207,12 @@ def table(sweep: dict[str, Any]) -> str:
     }
     rows = [_cells(row, against.get((row["method"], row["rate"]), {})) for row in sweep["rows"]]
     head = [name for name, _ in COLUMNS]
-    widths = [max(map(len, cells)) for cells in zip(head, *rows, strict=True)]
-    lines += [
-        "  ".join(
-            f"{cell:{side}{width}}"
-            for cell, width, (_, side) in zip(row, widths, COLUMNS, strict=True)
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    lines += columns([head, *rows], [side for _, side in COLUMNS])
     lines += ["", LEGEND]
     return "\n".join(lines + [ORACLES] * any(row["oracle"] for row in sweep["rows"]))
 
 
 def _cells(row: dict[str, Any], to_random: dict[str, Any]) -> list[str]:
-    def show(value: float | None, digits: int, unit: str = "") -> str:
-        return "-" if value is None else f"{value:.{digits}f}{unit}"
-
     def percent(value: float | None, digits: int) -> str:
         return show(None if value is None else 100 * value, digits)
 

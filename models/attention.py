@@ -2,11 +2,14 @@
 
 A back end is a class that is built once per pass from the rows' positions and then called by every
 decoder layer through the library's attention interface (``rows=`` travels as a keyword argument of
-the decoder layer). Every back end agrees with :class:`MaskedRows` within the dtype's rounding.
+the decoder layer). Every back end agrees with :class:`MaskedRows` within the dtype's rounding. A
+name may go on with the form in which scattered rows are attended: ``flashinfer:paged``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from itertools import groupby
 from typing import Any, Protocol
 
@@ -15,9 +18,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 from transformers import AttentionInterface
 
-from models import flashinfer_rows
 from models.errors import UserError
-from models.flashinfer_rows import FlashInferRows
+from models.flashinfer_rows import FORMS, FlashInferRows, obstacle
 
 INTERFACE = "kvfuse"
 # What sdpa itself calls on a CPU; called by name for the log-sum-exp, which sdpa keeps to itself.
@@ -41,16 +43,13 @@ class MaskedRows:
     n_keys : keys ``0 .. n_keys - 1`` exist; a row at position ``p`` sees those ``<= p``.
     """
 
-    name = "sdpa"
-
     def __init__(self, positions: Tensor, n_keys: int) -> None:
         keys = torch.arange(n_keys, device=positions.device)
         self.mask = keys[None, :] <= positions[:, None]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        if (
-            query.is_cuda
-        ):  # with grouped heads a masked call would fall back to the slow math kernel
+        if query.is_cuda:
+            # With grouped heads a masked call would fall back to the slow math kernel.
             group = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
         grouped = query.shape[1] != key.shape[1]
@@ -75,7 +74,6 @@ class BlockedRows:
     larger tiles. See :class:`MaskedRows` for the parameters.
     """
 
-    name = "blocked"
     # Measured: larger blocks pay only where few keys lie between a block's rows.
     block, contiguous_block = 64, 128
 
@@ -134,8 +132,6 @@ class PackedSegments:
     lengths : tokens of each segment, in order.
     """
 
-    name = "packed"
-
     def __init__(self, lengths: list[int]) -> None:
         self.groups: list[tuple[int, int, int]] = []
         start = 0
@@ -157,7 +153,12 @@ class PackedSegments:
         return out
 
 
-BACKENDS: dict[str, Any] = {cls.name: cls for cls in (BlockedRows, MaskedRows, FlashInferRows)}
+BACKENDS: dict[str, Callable[[Tensor, int], Rows]] = {
+    "blocked": BlockedRows,
+    "sdpa": MaskedRows,
+    "flashinfer": FlashInferRows,
+    **{f"flashinfer:{form}": partial(FlashInferRows, form=form) for form in FORMS},
+}
 
 
 def choose_backend(
@@ -169,23 +170,24 @@ def choose_backend(
     ------
     UserError : unknown name, or a back end that cannot run here.
     """
-    obstacle = flashinfer_rows.obstacle(device, dtype, head_dim)
     if requested == "auto":
         if device.type == "cpu":
-            return BlockedRows.name
-        return MaskedRows.name if obstacle else FlashInferRows.name
+            return "blocked"
+        return "sdpa" if obstacle(device, dtype, head_dim) else "flashinfer"
     if requested not in BACKENDS:
         raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
-    if requested == BlockedRows.name and device.type != "cpu":
+    if requested == "blocked" and device.type != "cpu":
         raise UserError(f"BACKEND=blocked runs on a CPU, the model is on {device.type}")
-    if requested == FlashInferRows.name and obstacle:
-        raise UserError(f"BACKEND=flashinfer cannot be used: {obstacle}")
+    library, _, form = requested.partition(":")
+    reason = obstacle(device, dtype, head_dim, form) if library == "flashinfer" else None
+    if reason:
+        raise UserError(f"BACKEND={requested} cannot be used: {reason}")
     return requested
 
 
 def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
-    if len(positions) == n_keys > 1 and backend == MaskedRows.name:
+    if len(positions) == n_keys > 1 and backend == "sdpa":
         return CausalRows()
     return BACKENDS[backend](positions, n_keys)
 

@@ -98,9 +98,10 @@ class FusedCache(Cache):
         if rows <= self.capacity:
             return
         n_layers, n_heads, head_dim = self.shape
-        old, valid = self.kv, self.length
-        if valid == 0:
-            self.kv = old.new_empty(0)  # let go of it before the larger one is taken
+        valid = self.length
+        if valid == 0:  # let go of it before the larger one is taken
+            self.kv = self.kv.new_empty(2, n_layers, n_heads, 0, head_dim)
+        old = self.kv
         # Touched here, so that no prefill pays for the pages' first use.
         self.kv = old.new_empty(2, n_layers, n_heads, rows, head_dim).zero_()
         if valid:
@@ -110,6 +111,12 @@ class FusedCache(Cache):
         """See to it that a layer's cached rows are there, where they still come in by a stream."""
         if self.stream:
             self.stream.arrive(layer)
+
+    def end_stream(self) -> None:
+        """Let go of a stream; what it still copies is waited for, or it would land in later use."""
+        if self.stream:
+            self.stream.drain()
+        self.stream = None
 
     def rows(self, kind: int, layer: int, slots: Slots) -> Tensor:
         """Keys (``kind`` 0) or values (1) of some rows of one layer, ``[H_kv, R, D]``."""

@@ -103,7 +103,6 @@ class Engine:
     def full_prefill(self, prompt: Prompt) -> Prefill:
         """Every token in context; the reference for quality and for time."""
         self.cache.length = 0
-        self.cache.stream = None
         self.cache.reserve(len(prompt))
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
@@ -140,46 +139,48 @@ class Engine:
         self.cache.reserve(n)
         watch = Stopwatch(self.device)
         kv = self.cache.kv[:, :, :, :n]
-        stream = read(watch, kv)
-        ids = torch.tensor(prompt.ids, device=self.device)
-        rotary = self._rotary(n)
-        cos, sin = rotary[0][0], rotary[1][0]
-        if stream is None:
-            rotate_keys_(kv[0], cos, sin)
-        else:
-            stream.prepare = lambda layer: rotate_keys_(kv[0, layer : layer + 1], cos, sin)
-        self.cache.stream = stream
-        watch.lap("rotate")
+        self.cache.stream = stream = read(watch, kv)
+        try:
+            ids = torch.tensor(prompt.ids, device=self.device)
+            rotary = self._rotary(n)
+            cos, sin = rotary[0][0], rotary[1][0]
+            if stream is None:
+                rotate_keys_(kv[0], cos, sin)
+            else:
+                stream.prepare = lambda layer: rotate_keys_(kv[0, layer : layer + 1], cos, sin)
+            watch.lap("rotate")
 
-        def launch(positions: Tensor) -> Flight:
-            return self._flight(ids[positions], positions, n, rotary)
+            def launch(positions: Tensor) -> Flight:
+                return self._flight(ids[positions], positions, n, rotary)
 
-        probe = Probe(
-            prompt,
-            rate,
-            launch,
-            self.device,
-            len(self.modules.layers),
-            self.modules.scale,
-            generator,
-            lambda kind, layer: self.cache.rows(kind, layer, slice(n)),
-            scores,
-            truth,
-            item_id,
-        )
+            probe = Probe(
+                prompt,
+                rate,
+                launch,
+                self.modules,
+                self.cache,
+                generator,
+                scores,
+                truth,
+                item_id,
+            )
+            positions = self._choose(probe, selector)
+            watch.lap("select")
+            if probe.flight is None:
+                probe.flight = launch(positions)
+            else:
+                probe.flight.keep(positions)
+            return self._land(probe.flight, watch, probe.asked)
+        finally:
+            self.cache.end_stream()
+
+    def _choose(self, probe: Probe, selector: BaseSelector) -> Tensor:
+        """Positions to recompute, the question's too where the selector wants them; sorted."""
         positions = selector.select(probe)
         if selector.adds_question:
-            question = torch.arange(*prompt.question, device=self.device)
+            question = torch.arange(*probe.prompt.question, device=self.device)
             positions = torch.cat([positions, question])
-        positions = positions.sort().values
-        watch.lap("select")
-        if probe.flight is None:
-            probe.flight = launch(positions)
-        else:
-            probe.flight.keep(positions)
-        prefill = self._land(probe.flight, watch, probe.asked)
-        self.cache.stream = None
-        return prefill
+        return positions.sort().values
 
     @torch.inference_mode()
     def observe(self, prompt: Prompt) -> Truth:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,15 +22,18 @@ from models.paged import PagedRows
 
 HEAD_DIMS = (64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16)
+HOPPER = 9  # major compute capability
 # So many rows fill the device without splitting the keys, which fa3 does not do and fa2 does.
 FA3_ROWS = 512
 # Below so many rows three launches a layer cost more than the masked tiles that they save.
 PAGED_ROWS = 256
-FORMS = ("auto", "single", "paged", "paged-fa3")
+FORMS = ("single", "paged", "paged-fa3")
 
 
-def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | None:
-    """Why FlashInfer cannot serve this model here, or None when it can."""
+def obstacle(
+    device: torch.device, dtype: torch.dtype, head_dim: int, form: str | None = None
+) -> str | None:
+    """Why FlashInfer cannot serve this model here, in this form, or None when it can."""
     if device.type != "cuda":
         return f"it needs a CUDA device, the model is on {device.type}"
     if find_spec("flashinfer") is None:
@@ -39,6 +42,8 @@ def obstacle(device: torch.device, dtype: torch.dtype, head_dim: int) -> str | N
         return "it needs DTYPE=bfloat16 or float16"
     if head_dim not in HEAD_DIMS:
         return f"it has no kernel for heads of {head_dim} dimensions"
+    if form == "paged-fa3" and torch.cuda.get_device_capability(device)[0] != HOPPER:
+        return "its fa3 kernels are for GPUs of the Hopper generation"
     return None
 
 
@@ -49,18 +54,15 @@ class FlashInferRows:
     ----------
     form : how scattered rows are attended. ``single``: one request under one packed mask.
         ``paged``: blocks of rows that share the prompt's pages. ``paged-fa3``: the same, blocks'
-        common keys by Hopper's kernels. ``auto``: by their number, or as the class attribute
-        ``scattered`` says; rows that follow each other then take a causal kernel.
+        common keys by Hopper's kernels. None: ``single`` or ``paged``, by their number.
 
     Attributes
     ----------
-    form : what these rows take: one of the above, ``decode`` or ``causal``.
+    form : what these rows take: one of the above; ``decode`` for one row; ``causal`` for rows that
+        follow each other.
     """
 
-    name = "flashinfer"
-    scattered: ClassVar[str] = "auto"
-
-    def __init__(self, positions: Tensor, n_keys: int, form: str = "auto") -> None:
+    def __init__(self, positions: Tensor, n_keys: int, form: str | None = None) -> None:
         import flashinfer
 
         self.library: Any = flashinfer
@@ -68,9 +70,7 @@ class FlashInferRows:
         self.visible = int(host[-1]) + 1
         if self.visible > n_keys:
             raise ValueError(f"a row at position {self.visible - 1} has only {n_keys} keys")
-        if form not in FORMS:
-            raise ValueError(f"{form!r} is none of {', '.join(FORMS)}")
-        self.form = self._choose(int(host[0]), len(host)) if form == "auto" else form
+        self.form = self._choose(int(host[0]), len(host), form)
         self._attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]
         if self.form == "decode":
             self._attend = self._decode
@@ -83,14 +83,12 @@ class FlashInferRows:
             backend = "fa3" if self.form == "paged-fa3" else "fa2"
             self._attend = PagedRows(flashinfer, positions, host, backend).attend
 
-    def _choose(self, first: int, count: int) -> str:
+    def _choose(self, first: int, count: int, form: str | None) -> str:
         if count == 1:
             return "decode"
         if count == self.visible - first:
             return "causal"
-        if self.scattered != "auto":
-            return self.scattered
-        return "paged" if count >= PAGED_ROWS else "single"
+        return form or ("paged" if count >= PAGED_ROWS else "single")
 
     def _pack(self, positions: Tensor) -> Tensor:
         """The mask ``key <= position`` as uint8 ``[ceil(R·n / 8)]``, built by one comparison."""

@@ -8,8 +8,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from models.cache import FusedCache
 from models.errors import UserError
 from models.flight import Flight
+from models.modules import Modules
 from models.spans import Prompt
 from models.truth import Truth
 
@@ -86,11 +88,9 @@ class Probe:
         prompt: Prompt,
         rate: float,
         launch: Callable[[Tensor], Flight],
-        device: torch.device,
-        n_layers: int,
-        scale: float,
+        modules: Modules,
+        cache: FusedCache,
         generator: torch.Generator,
-        cached: Callable[[int, int], Tensor],
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
@@ -99,15 +99,15 @@ class Probe:
         self.prompt = prompt
         self.rate = rate
         self.budget = prompt.budget(rate)
-        self.device = device
-        self.n_layers = n_layers
-        self.scale = scale
+        self.device = modules.device
+        self.n_layers = len(modules.layers)
+        self.scale = modules.scale
         self.generator = generator
-        self.candidates = torch.arange(*prompt.documents, device=device)
+        self.candidates = torch.arange(*prompt.documents, device=modules.device)
         self.flight: Flight | None = None
         self._question: Flight | None = None
         self._launch = launch
-        self._cached = cached
+        self._cache = cache
         self._scores = scores
         self._truth = truth
 
@@ -145,7 +145,7 @@ class Probe:
 
     def cached(self, kind: int, layer: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the documents, ``[H_kv, |S|, D]``."""
-        return self._cached(kind, layer)[:, slice(*self.prompt.documents)]
+        return self._cache.rows(kind, layer, slice(*self.prompt.documents))
 
     def scores(self, name: str) -> Tensor:
         """Scores found offline by that name, float32 ``[|S|]``, read when asked for.

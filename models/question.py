@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
 
-def head_attention(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
-    """Attention weights of the last rows over all rows, head by head, in float32.
+def group_attention(queries: Tensor, keys: Tensor, scale: float) -> Iterator[Tensor]:
+    """Attention weights of the last rows over all rows, in float32, one K/V head at a time.
 
     Parameters
     ----------
     queries : ``[H, q, D]``, post-RoPE, of the last ``q`` of ``R`` rows. keys : ``[H_kv, R, D]``.
 
-    Returns
-    -------
-    ``[H, q, R]``, rows sum to 1; row ``i`` sees the first ``R - q + i + 1`` keys.
+    Yields
+    ------
+    ``[H / H_kv, q, R]`` of the heads that share a K/V head, in order; weights sum to 1, and row
+    ``i`` sees the first ``R - q + i + 1`` keys.
     """
-    n_kv = keys.shape[0]
-    n_heads, q, _ = queries.shape
-    grouped = queries.float().mul(scale).unflatten(0, (n_kv, -1)).flatten(1, 2)
-    logits = torch.bmm(grouped, keys.float().transpose(1, 2)).view(n_heads, q, -1)
-    return _causal_softmax(logits)
+    for group, head in zip(queries.unflatten(0, (keys.shape[0], -1)), keys, strict=True):
+        yield _causal_softmax(torch.matmul(group.float().mul(scale), head.float().T))
+
+
+def received_attention(weights: Iterable[Tensor]) -> Tensor:
+    """``[H / H_kv, q, R]`` of every K/V head → sum over all heads and rows, ``[R]``."""
+    return torch.stack([group.sum((0, 1)) for group in weights]).sum(0)
 
 
 def concatenated_attention(queries: Tensor, keys: Tensor) -> Tensor:
-    """The same with all heads side by side as one head of width H·D; ``[q, R]``.
+    """The same with all heads side by side as one head of width H·D, ``[q, R]``.
 
     A key head serves its whole group, so the group's queries are summed instead of repeating it.
     """

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from models.attention import PackedSegments
-from models.question import head_attention
+from models.question import group_attention, received_attention
 
 ROWS = 512  # weights are held for so many rows at once: a long segment's would not fit
 
@@ -32,7 +32,7 @@ class SinkSegments(PackedSegments):
                     upto = min(done + ROWS, length)
                     seen = slice(first, first + upto)
                     rows = slice(first + done, first + upto)
-                    weights = head_attention(query[0, :, rows], key[0, :, seen], scale)
-                    share = (upto - done) / length / self.n_layers
-                    self.received[seen] += weights.mean((0, 1)) * share
+                    weights = group_attention(query[0, :, rows], key[0, :, seen], scale)
+                    share = 1 / query.shape[1] / length / self.n_layers
+                    self.received[seen] += received_attention(weights) * share
         return super().attend(query, key, value, scale)

@@ -6,6 +6,7 @@ A file is a dict with a tensor and a ``meta`` dict, readable with
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import platform
@@ -22,6 +23,7 @@ from models.atomic import writing
 from models.capture import Captured
 from models.errors import UserError
 from models.modules import Modules
+from models.pagecache import resident_share
 from models.spans import Prompt
 from models.timing import Stopwatch
 from models.transfer import LayerStream
@@ -29,6 +31,7 @@ from models.transfer import LayerStream
 FORMAT_VERSION = 1
 KVS = "kvs.pt"
 SCORES = ("surprisal", "sinks")
+DROPPED = 0.01  # a file is out of memory when less than this share of it is there
 UNCHECKED = ("libraries", "model")
 
 
@@ -196,13 +199,20 @@ class StoredItem:
         remedy = f"{self.remedy} {name.upper()}=1"
         return read(self.folder / f"{name}.pt", self.expected, remedy, "scores")
 
-    def forget(self) -> bool:
-        """Drop the files from memory and from the page cache; False where that cannot be done."""
+    def forget(self) -> bool | None:
+        """Drop the files from memory and from the page cache.
+
+        Returns
+        -------
+        Whether the KVs have really left it: advice that a system takes need not be followed. None
+        where nobody can tell.
+        """
         self._memory = None
         self._scores.clear()
-        names = [KVS, *(f"{name}.pt" for name in SCORES)]
-        files = [path for path in map(self.folder.joinpath, names) if path.exists()]
-        return bool(files) and all(_advise(path, "POSIX_FADV_DONTNEED") for path in files)
+        for name in (KVS, *(f"{name}.pt" for name in SCORES)):
+            _advise(self.folder / name, "POSIX_FADV_DONTNEED")
+        share = resident_share(self.folder / KVS)
+        return None if share is None else share < DROPPED
 
     def cold(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
         """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``; on a CPU both are one copy."""
@@ -225,25 +235,20 @@ class StoredItem:
         """
         assert self._memory is not None, "nothing is in memory yet"
         if target.device.type == "cuda":
-            return LayerStream(self._memory, target).start()
+            stream = LayerStream(self._memory, target).start()
+            watch.lap("transfer")
+            return stream
         target.copy_(self._memory)
         watch.lap("transfer")
         return None
 
 
-def _advise(path: Path, advice: str) -> bool:
-    """Tell the system what will be done with a file's pages; False where it takes no advice."""
+def _advise(path: Path, advice: str) -> None:
+    """Tell the system what will be done with a file's pages, where it takes advice."""
     if not hasattr(os, "posix_fadvise"):
-        return False
-    try:
-        handle = os.open(path, os.O_RDONLY)
-    except OSError:
-        return False
-    try:
-        os.posix_fadvise(handle, 0, 0, getattr(os, advice))
-    finally:
-        os.close(handle)
-    return True
+        return
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, getattr(os, advice))
 
 
 def item_folder(root: str | Path, model: str, dataset: str, item_id: str) -> Path:

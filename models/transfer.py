@@ -44,6 +44,7 @@ class LayerStream:
         self.target = target
         self.prepare = prepare
         self.started = False
+        self._side: torch.cuda.Stream | None = None
         self._events: list[torch.cuda.Event] = []
         self._arrived: set[int] = set()
 
@@ -53,13 +54,17 @@ class LayerStream:
             return self
         self.started = True
         if self.target.device.type == "cuda":
-            self._enqueue(self.target.device)
+            try:
+                self._enqueue(self.target.device)
+            except BaseException:
+                self.drain()
+                raise
         else:
             self.target.copy_(self.source)
         return self
 
     def _enqueue(self, device: torch.device) -> None:
-        side = side_stream(device)
+        self._side = side = side_stream(device)
         # An earlier prefill may still read what the copies overwrite.
         side.wait_stream(torch.cuda.current_stream(device))
         self.target.record_stream(side)
@@ -88,3 +93,8 @@ class LayerStream:
         """Let all layers arrive."""
         for layer in range(self.target.shape[1]):
             self.arrive(layer)
+
+    def drain(self) -> None:
+        """Let the current stream wait for every copy that was begun, wanted or not."""
+        if self._side is not None:
+            torch.cuda.current_stream(self.target.device).wait_stream(self._side)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models.flight import Flight
-from models.question import head_attention
+from models.question import group_attention
 from models.spans import Prompt
 
 
@@ -22,6 +22,7 @@ class Truth:
     prompt : the item's ids and spans.
     kv : ``[2, L, H_kv, N, D]``, keys post-RoPE.
     queries : ``[L, H, q, D]`` of the question's rows, post-RoPE.
+    scale : attention logits are multiplied by it.
     """
 
     prompt: Prompt
@@ -29,9 +30,9 @@ class Truth:
     queries: Tensor
     scale: float
 
-    def attention(self, layer: int) -> Tensor:
-        """Attention of the question's rows, ``[H, q, N]``, float32."""
-        return head_attention(self.queries[layer], self.kv[0, layer], self.scale)
+    def attention(self, layer: int) -> Iterator[Tensor]:
+        """Attention of the question's rows, see :func:`models.question.group_attention`."""
+        return group_attention(self.queries[layer], self.kv[0, layer], self.scale)
 
 
 def observe(question: Flight, prompt: Prompt) -> Truth:
@@ -63,8 +64,12 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
     for layer, queries in enumerate(_climb(question)):
         kinds = [(part[layer][:, documents], true[layer][:, documents]) for part, true in both]
         delta_kv.append(sum(_relative(*pair) for pair in kinds) / 2)
-        fused = head_attention(queries, cached[0, layer][:, :n], truth.scale)
-        delta_attn.append(_relative(fused, truth.attention(layer)))
+        gap = total = 0.0
+        fused = group_attention(queries, cached[0, layer][:, :n], truth.scale)
+        for found, true in zip(fused, truth.attention(layer), strict=True):
+            gap += float((found - true).square().sum())
+            total += float(true.square().sum())
+        delta_attn.append((gap / total) ** 0.5)
     return delta_kv, delta_attn
 
 
@@ -75,10 +80,12 @@ def _climb(question: Flight) -> Iterator[Tensor]:
     """
     rows = question.cache.kv[:, :, :, question.slots]
     held = rows.clone()
-    for layer in range(len(question.modules.layers)):
-        question.run_to(layer)
-        yield question.fresh("q")
-    rows.copy_(held)
+    try:
+        for layer in range(len(question.modules.layers)):
+            question.run_to(layer)
+            yield question.fresh("q")
+    finally:
+        rows.copy_(held)
 
 
 def _relative(found: Tensor, true: Tensor) -> float:

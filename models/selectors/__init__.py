@@ -53,7 +53,11 @@ class BaseSelector(ABC):
 
     @abstractmethod
     def select(self, probe: Probe) -> Tensor:
-        """Positions to recompute, int64, any order, unique; at most ``probe.budget`` of them."""
+        """Positions to recompute, int64, any order, unique.
+
+        At most ``probe.budget`` document positions; the last position of the prompt, too, where the
+        selector does not leave the question to the engine.
+        """
 
     def check_item(self, item_id: str, prompt: Prompt) -> None:  # noqa: B027 - most serve any item
         """Raise :class:`UserError` where this item cannot be served, before anything is run."""

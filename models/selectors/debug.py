@@ -7,7 +7,7 @@ from torch.nn.functional import avg_pool1d
 
 from models.errors import UserError
 from models.probe import Probe
-from models.question import concatenated_attention, head_attention
+from models.question import concatenated_attention, group_attention, received_attention
 from models.selectors import BaseSelector, top_k
 
 POOL = 5
@@ -64,10 +64,10 @@ def attention_scores(
     queries : ``[H, q, D]`` of the question. keys : ``[H_kv, |S| + q, D]``.
     """
     if per_head:
-        weights = head_attention(queries, keys, probe.scale).sum(0)
+        received = received_attention(group_attention(queries, keys, probe.scale))
     else:
-        weights = concatenated_attention(queries, keys)
-    summed = weights[:, : len(probe.candidates)].sum(0)
+        received = concatenated_attention(queries, keys).sum(0)
+    summed = received[: len(probe.candidates)]
     return avg_pool1d(
         summed[None], POOL, stride=1, padding=POOL // 2, count_include_pad=not edge_corrected
     )[0]

@@ -1,5 +1,6 @@
 """The question runs ahead through all layers over the cached KVs, and where it looks is chosen."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch.nn.functional import avg_pool1d
 
 from models.errors import UserError
 from models.probe import Probe
-from models.question import head_attention
+from models.question import group_attention, received_attention
 from models.selectors import BaseSelector, top_k
 
 
@@ -36,14 +37,18 @@ class Selector(BaseSelector):
         total = torch.zeros(len(probe.candidates), device=probe.device)
         for layer in range(probe.n_layers):
             asked = probe.question(layer)
-            total += document_share(probe, head_attention(asked.queries, asked.keys, probe.scale))
+            weights = group_attention(asked.queries, asked.keys, probe.scale)
+            total += document_share(probe, weights)
         if self.pool > 1:
             half = self.pool // 2
             total = avg_pool1d(total[None], self.pool, 1, half, count_include_pad=False)[0]
         return probe.candidates[top_k(total, probe.budget)]
 
 
-def document_share(probe: Probe, attention: Tensor) -> Tensor:
-    """``[H, q, N]`` weights → the share of each position in what the documents get, ``[|S|]``."""
-    received = attention[..., slice(*probe.prompt.documents)].sum((0, 1))
+def document_share(probe: Probe, weights: Iterable[Tensor]) -> Tensor:
+    """Each position's share of the attention that the documents get, ``[|S|]``.
+
+    ``weights`` are ``[H / H_kv, q, N]`` of every K/V head.
+    """
+    received = received_attention(weights)[slice(*probe.prompt.documents)]
     return received / received.sum().clamp_min(torch.finfo(torch.float32).tiny)

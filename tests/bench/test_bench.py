@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -47,6 +48,10 @@ def outcome(tmp_path_factory):
     }
     argv = ["bench/__main__.py", "--lengths", "224", "160", "--methods", *METHODS]
     argv += ["--sweep-methods", "random", "--sweep-rates", "0.5", "1.0"]
+    left, held = (root / "kvs" / f".bench-{pid}-x" for pid in (2**30, os.getpid()))
+    for folder in (left, held, root / "kvs" / ".bench-old"):
+        folder.mkdir(parents=True)
+    (left / "kvs.pt").write_bytes(bytes(10))
     argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
         patch.setattr(sys, "argv", argv)
@@ -140,12 +145,12 @@ def test_the_printed_table_is_the_saved_one(outcome):
     assert re.search(r"^cold: ", outcome.text, re.M)
 
 
-def test_only_the_results_are_left(outcome):
+def test_only_the_results_and_what_is_in_use_are_left(outcome):
     assert sorted(path.name for path in (outcome.root / "outputs" / "bench").iterdir()) == [
         "bench.json",
         "bench.png",
     ]
-    assert list((outcome.root / "kvs").iterdir()) == []
+    assert [path.name for path in (outcome.root / "kvs").iterdir()] == [f".bench-{os.getpid()}-x"]
 
 
 def colours(path: Path) -> np.ndarray:
@@ -180,6 +185,12 @@ def test_rows_without_peak_or_llama_print_too(outcome):
     for dropped, words in truths:
         line = table.cold_line([{"page_cache_dropped": value} for value in dropped])
         assert words in line
+
+
+def test_answers_that_differ_are_told(outcome):
+    row = outcome.saved["decode"][0]
+    assert "differ" not in table.decode_line(row)
+    assert table.decode_line({**row, "same_tokens": False}).endswith("; answers differ")
 
 
 def test_the_model_is_ours_again_after_the_library_fails(llama):

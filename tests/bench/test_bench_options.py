@@ -25,6 +25,7 @@ def config(**options) -> BenchConfig:
         (["--methods", "oracle_kv"], ["oracle"]),
         (["--methods", "debug@long"], ["@", "long"]),
         (["--methods", "full@64"], ["--methods", "1024"]),
+        (["--methods", "debug@100", "random@2000", "--lengths", "1024", "4096"], ["4096"]),
         (["--sweep-methods", "nothing"], ["nothing"]),
         (["--rate", "1.5"], ["1.5", "0 to 1"]),
         (["--sweep-rates", "0.5", "-1"], ["-1", "0 to 1"]),
@@ -84,10 +85,10 @@ def test_limits_and_sweep_decide_what_runs_at_a_length():
         (["full", "random@512", "debug", "blend"], "debug"),
         (["full", "random@512"], "random"),
         (["random@256", "full"], "full"),
-        (["random@256"], "random"),
+        (["debug@256", "random@600", "full"], "random"),
     ],
 )
-def test_the_headline_is_a_method_without_limit(methods, headline):
+def test_the_headline_runs_at_all_lengths_and_has_no_limit_if_it_can(methods, headline):
     assert config(methods=methods).headline == headline
 
 

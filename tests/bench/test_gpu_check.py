@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from bench import equivalence, gpu_check, gpu_table, random_models
-from bench.gpu_check import GpuCheckConfig, main
+from bench.gpu_check import main
+from bench.gpu_config import GpuCheckConfig
 from data.cli import run
 from models import paged
 from models.errors import UserError
-from models.flashinfer_rows import FORMS, FlashInferRows
 from tests.models.fake_flashinfer import FakeFlashInfer
 
 CPU = torch.device("cpu")
+BACKENDS = [*equivalence.BACKENDS, "flashinfer:paged-fa3"]
 TINY = {
     "device": "cpu",
     "shape": "tiny",
@@ -33,33 +34,31 @@ def fake(monkeypatch):
     return FakeFlashInfer
 
 
-@pytest.fixture(autouse=True)
-def unforced(monkeypatch):
-    monkeypatch.setattr(FlashInferRows, "scattered", "auto")
-
-
 def test_the_whole_flow_runs_and_ends_with_a_table(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gpu_check, "GATE_TOKENS", 200)
     families = random_models.FAMILIES
     monkeypatch.setattr(random_models, "FAMILIES", {"qwen3": families["qwen3"]})
+    left = paged.workspace(FakeFlashInfer, CPU, torch.float32, 64, "fa2")
     main(GpuCheckConfig(**TINY, outputs=str(tmp_path)))
+    assert paged.workspace(FakeFlashInfer, CPU, torch.float32, 64, "fa2") is not left
     result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
     assert [row["model"] for row in result["gates"]] == ["qwen3 float32 64"]
     assert all(row["passed"] for row in result["gates"])
     assert result["environment"]["backend"] == "blocked"
     assert result["equivalence"] == []
-    assert {(row["n"], row["form"]) for row in result["attention"]} == {
-        (n, form) for n in (320, 256) for form in ("causal", "blocked")
+    assert {(row["n"], row["attention"]) for row in result["attention"]} == {
+        (n, kind) for n in (320, 256) for kind in ("causal", "blocked")
     }
-    kinds = [("full", "-"), *((m, kv) for m in ("random", "blend") for kv in ("device", "host"))]
+    kinds = [("no", "-"), *((m, kv) for m in ("random", "blend") for kv in ("device", "host"))]
     found = [(row["n"], row["method"], row["kv"]) for row in result["prefill"]]
     assert found == [(n, *kind) for n in (320, 256) for kind in kinds]
     for row in result["prefill"]:
         documents = row["n"] - 96
-        assert row["rows"] == (row["n"] if row["method"] == "full" else documents * 15 // 100 + 64)
+        assert row["rows"] == (row["n"] if row["method"] == "no" else documents * 15 // 100 + 64)
         assert row["ms"] > 0
         assert row["agrees"]
-        assert ("decode_ms" in row) == (row["method"] == "full")
+        assert (row["parts_ms"]["transfer"] > 0) == (row["kv"] != "-")
+        assert ("decode_ms" in row) == (row["method"] == "no")
     printed = capsys.readouterr().out
     last = printed.strip().splitlines()
     assert last[-1] == f"gpu-check: {tmp_path}/bench/gpu.json"
@@ -72,6 +71,18 @@ def test_parts_can_be_chosen(tmp_path):
     result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
     assert len(result["attention"]) == 2
     assert result["gates"] == result["prefill"] == []
+
+
+def test_methods_are_spelled_and_limited_as_in_bench(tmp_path):
+    methods = ["a3", "full", "debug:check=cached", "surprisal_chunk", "debug@300", "random@256"]
+    options = {**TINY, "methods": methods, "layers": 2, "parts": ["prefill"]}
+    main(GpuCheckConfig(**options, outputs=str(tmp_path)))
+    result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
+    found = [(row["n"], row["method"]) for row in result["prefill"] if row["kv"] == "host"]
+    always = ["debug", "full", "debug:check=cached", "surprisal_chunk"]
+    assert found == [(320, m) for m in always] + [(256, m) for m in [*always, "random"]]
+    assert all(row["agrees"] for row in result["prefill"])
+    assert {row["rows"] for row in result["prefill"] if row["method"] == "full"} == {64}
 
 
 def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
@@ -89,19 +100,35 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
     ("options", "message"),
     [
         ({"parts": ["gate"]}, "--parts gate is none of gates"),
-        ({"form": "flash"}, "--form flash is none of auto"),
-        ({"forms": ["auto", "flash"]}, "--forms flash is none of auto"),
-        ({"rounds": 0}, "--rounds takes 1 or more"),
-        ({"tokens": [10]}, "--tokens 256 or more"),
+        ({"backend": "flash"}, "--backend flash is none of auto"),
+        ({"backends": ["flashinfer", "sdpa"]}, "--backends sdpa is none of flashinfer"),
+        ({"methods": ["foo"]}, "unknown method REUSE=foo"),
+        ({"methods": ["no"]}, "no is the full prefill"),
+        ({"methods": ["debug:chek=cached"]}, "no option 'chek'"),
+        ({"methods": ["oracle_kv"]}, "oracle_kv is an oracle"),
+        ({"rate": 1.5}, "--rate 1.5 is not a share"),
+        ({"rounds": 0}, "--rounds 0: give 1 or more"),
+        ({"chunk_size": 0}, "--chunk-size 0: give 1 or more"),
+        ({"layers": 0}, "--layers 0: give 1 or more"),
+        ({"tokens": [512, 10]}, "--tokens 10: give 256 or more"),
+        ({"head_dims": [0]}, "--head-dims 0: give 1 or more"),
+        ({"outputs": ""}, "--outputs names no folder"),
     ],
 )
 def test_options_that_cannot_be_are_told(options, message):
-    with pytest.raises(UserError, match=message):
+    with pytest.raises(UserError, match=message) as told:
         GpuCheckConfig(**options)
+    assert "\n" not in str(told.value)
+
+
+def test_a_back_end_that_cannot_run_is_told_before_anything_is_measured():
+    config = GpuCheckConfig(**TINY, backend="flashinfer:paged")
+    with pytest.raises(UserError, match="BACKEND=flashinfer:paged cannot be used: it needs a CUDA"):
+        main(config)
 
 
 def test_what_does_not_hold_ends_with_exit_code_1(tmp_path, monkeypatch, capsys):
-    def failing(device, dtypes, head_dims):
+    def failing(device, dtypes, head_dims, backend):
         check = {"name": "r = 1", "distance": 9.0, "tokens_equal": False, "passed": False}
         return [{"model": "llama", "backend": "blocked", "passed": False, "checks": [check]}]
 
@@ -115,10 +142,10 @@ def test_what_does_not_hold_ends_with_exit_code_1(tmp_path, monkeypatch, capsys)
     assert (tmp_path / "bench" / "gpu.json").exists()
 
 
-def test_every_form_is_compared_in_every_case(fake):
+def test_every_back_end_is_compared_in_every_case(fake):
     kind = (CPU, [torch.float32], [64])
-    results = equivalence.run(*kind, lengths=[200], groups=[1, 3], forms=FORMS)
-    assert len(results) == len(equivalence.cases(200)) * len(FORMS) * 2
+    results = equivalence.run(*kind, lengths=[200], groups=[1, 3], backends=BACKENDS)
+    assert len(results) == len(equivalence.cases(200)) * len(BACKENDS) * 2
     assert all(result.passed for result in results), results
 
 
@@ -130,11 +157,11 @@ def test_a_mask_that_is_off_by_one_key_is_noticed(fake, monkeypatch, n, directio
     monkeypatch.setattr(paged, "rest_mask", lambda blocks, rows: plan(blocks, rows + off))
     case = {"scattered": equivalence.cases(n)["scattered"]}
     monkeypatch.setattr(equivalence, "cases", lambda n: case)
-    results = equivalence.run(CPU, [torch.bfloat16], [64], lengths=[n], groups=[4], forms=FORMS)
-    verdicts = {result.form: result.passed for result in results}
-    assert verdicts["single"]
-    assert not verdicts["paged"]
-    assert not verdicts["paged-fa3"]
+    results = equivalence.run(CPU, [torch.bfloat16], [64], [n], [4], BACKENDS)
+    verdicts = {result.backend: result.passed for result in results}
+    assert verdicts["flashinfer:single"]
+    assert not verdicts["flashinfer:paged"]
+    assert not verdicts["flashinfer:paged-fa3"]
 
 
 def test_failures_are_listed_one_by_one():

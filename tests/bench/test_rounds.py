@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.memory import peak_of
-from bench.pagecache import resident_share
 from bench.rounds import Timed, interleave
+from models.pagecache import resident_share
 
 CPU = torch.device("cpu")
 MB = 10**6

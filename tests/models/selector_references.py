@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -90,11 +91,9 @@ def bare_probe(prompt: Prompt, rate: float, scores: Tensor | None = None, seed: 
         prompt,
         rate,
         launch=None,
-        device=torch.device("cpu"),
-        n_layers=1,
-        scale=1.0,
+        modules=SimpleNamespace(device=torch.device("cpu"), layers=[None], scale=1.0),
+        cache=None,
         generator=torch.Generator().manual_seed(seed),
-        cached=None,
         scores=None if scores is None else lambda name: scores,
         item_id="7",
     )

@@ -115,9 +115,33 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
     assert choose_backend(cuda, torch.bfloat16, 96) == "sdpa"
 
 
+@pytest.mark.parametrize("form", ["single", "paged", "paged-fa3"])
+def test_a_back_end_is_asked_for_with_its_form(monkeypatch, form):
+    cuda, name = torch.device("cuda"), f"flashinfer:{form}"
+    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    assert choose_backend(cuda, torch.bfloat16, 128, name) == name
+    with pytest.raises(UserError, match=f"BACKEND={name} cannot be used: it needs DTYPE"):
+        choose_backend(cuda, torch.float32, 128, name)
+
+
+def test_hopper_s_kernels_are_refused_elsewhere(monkeypatch):
+    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    cuda = torch.device("cuda")
+    assert choose_backend(cuda, torch.bfloat16, 128, "flashinfer:paged") == "flashinfer:paged"
+    with pytest.raises(UserError, match="paged-fa3 cannot be used: its fa3 kernels"):
+        choose_backend(cuda, torch.bfloat16, 128, "flashinfer:paged-fa3")
+
+
 @pytest.mark.parametrize(
     ("requested", "message"),
-    [("flash", "unknown back end BACKEND=flash"), ("flashinfer", "needs a CUDA device")],
+    [
+        ("flash", "unknown back end BACKEND=flash"),
+        ("flashinfer:flash", "unknown back end BACKEND=flashinfer:flash"),
+        ("flashinfer", "needs a CUDA device"),
+        ("flashinfer:paged", "BACKEND=flashinfer:paged cannot be used: it needs a CUDA device"),
+    ],
 )
 def test_a_back_end_that_cannot_be_had_is_told(requested, message):
     with pytest.raises(UserError, match=message):

@@ -45,7 +45,7 @@ def tensors(rows: int, heads: int = 6, kv_heads: int = 2, dim: int = 16):
     return query, kv[0, 1][None, :, :N], kv[1, 1][None, :, :N]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", [None, *FORMS])
 @pytest.mark.parametrize("case", sorted(CASES))
 def test_every_form_equals_masked_rows(fake, case, form):
     positions = CASES[case]
@@ -53,7 +53,7 @@ def test_every_form_equals_masked_rows(fake, case, form):
     rows = FlashInferRows(positions, N, form)
     got = rows.attend(query, key, value, 0.2)
     assert torch.allclose(got, MaskedRows(positions, N).attend(query, key, value, 0.2), atol=1e-5)
-    wanted = EXPECTED[case] if form == "auto" else form
+    wanted = form if form and EXPECTED[case] == "single" else EXPECTED[case]
     assert rows.form == wanted
     assert fake.calls[-1] == wanted.removesuffix("-fa3")
 
@@ -67,13 +67,13 @@ def test_heads_of_a_group_share_their_keys(fake, heads, kv_heads):
         assert torch.allclose(got, reference, atol=1e-5)
 
 
-def test_many_scattered_rows_are_paged_unless_told_otherwise(fake, monkeypatch):
+def test_many_scattered_rows_are_paged_unless_told_otherwise(fake):
     positions = torch.arange(0, 2 * flashinfer_rows.PAGED_ROWS, 2)
-    assert FlashInferRows(positions, 600).form == "paged"
-    assert FlashInferRows(positions[1:], 600).form == "single"
-    monkeypatch.setattr(FlashInferRows, "scattered", "single")
-    assert FlashInferRows(positions, 600).form == "single"
-    assert FlashInferRows(torch.arange(600), 600).form == "causal"
+    assert rows_for("flashinfer", positions, 600).form == "paged"
+    assert rows_for("flashinfer", positions[1:], 600).form == "single"
+    assert rows_for("flashinfer:single", positions, 600).form == "single"
+    assert rows_for("flashinfer:paged-fa3", positions[1:], 600).form == "paged-fa3"
+    assert rows_for("flashinfer:single", torch.arange(600), 600).form == "causal"
 
 
 def test_only_a_wide_run_of_rows_leaves_the_choice_of_kernel_to_the_library(fake, monkeypatch):
@@ -107,23 +107,18 @@ def test_a_mask_of_the_wrong_size_is_refused(fake, monkeypatch):
         FlashInferRows(CASES["scattered"], N, "single")
 
 
-@pytest.mark.parametrize(
-    ("n_keys", "form", "message"),
-    [(N - 1, "auto", "has only 299 keys"), (N, "flash", "'flash' is none of auto, single")],
-)
-def test_what_cannot_be_attended_is_refused(fake, n_keys, form, message):
-    with pytest.raises(ValueError, match=message):
-        FlashInferRows(torch.tensor([1, N - 1]), n_keys, form)
+def test_a_row_beyond_the_keys_is_refused(fake):
+    with pytest.raises(ValueError, match="has only 299 keys"):
+        FlashInferRows(torch.tensor([1, N - 1]), N - 1)
 
 
-@pytest.mark.parametrize("scattered", ["single", "paged"])
-def test_the_engine_passes_its_gates_on_flashinfer(fake, monkeypatch, scattered):
-    monkeypatch.setattr(FlashInferRows, "scattered", scattered)
+@pytest.mark.parametrize("form", ["single", "paged"])
+def test_the_engine_passes_its_gates_on_flashinfer(fake, form):
     engine = Engine(build("llama"))
-    engine.backend = "flashinfer"
+    engine.backend = f"flashinfer:{form}"
     result = gate.run(engine, random_prompt(9, [70, 70, 33], 17), [1])
     assert result.passed, result
-    assert set(fake.calls) == {"decode", "causal", scattered}
+    assert set(fake.calls) == {"decode", "causal", form}
 
 
 gpu = pytest.mark.skipif(

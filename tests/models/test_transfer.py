@@ -96,8 +96,10 @@ class Streams:
         @contextlib.contextmanager
         def stream(chosen):
             outer.current = chosen.name
-            yield
-            outer.current = "compute"
+            try:
+                yield
+            finally:
+                outer.current = "compute"
 
         monkeypatch.setattr(transfer, "side_stream", lambda device: side)
         monkeypatch.setattr(torch.cuda, "current_stream", lambda device: Stream(self.current))
@@ -122,6 +124,47 @@ def test_copies_run_beside_the_computation_and_wait_for_what_came_before(monkeyp
     stream.arrive(2)
     stream.arrive(2)
     assert streams.log == [("compute", "waits for", "event 2"), ("prepare", 2)]
+
+
+class OnCuda(torch.Tensor):
+    """A tensor in host memory that says it lies on a GPU."""
+
+    device = property(lambda self: torch.device("cuda"))
+
+
+def test_what_was_begun_is_waited_for_though_nobody_wants_it(monkeypatch):
+    source, _, target = source_and_target()
+    streams = Streams(monkeypatch)
+    stream = LayerStream(source, target.as_subclass(OnCuda))
+    stream.drain()
+    assert streams.log == []
+    stream.start()
+    streams.log.clear()
+    stream.drain()
+    assert streams.log == [("compute", "waits for", "side")]
+
+
+def test_copies_that_break_off_are_waited_for(monkeypatch):
+    source, _, target = source_and_target()
+    streams, copy = Streams(monkeypatch), torch.Tensor.copy_
+
+    def copy_one_layer(into, *args, **kwargs):
+        if ("side", "records", "event 0") in streams.log:
+            raise RuntimeError("no more")
+        return copy(into, *args, **kwargs)
+
+    monkeypatch.setattr(torch.Tensor, "copy_", copy_one_layer)
+    with pytest.raises(RuntimeError, match="no more"):
+        LayerStream(source, target.as_subclass(OnCuda)).start()
+    assert streams.log[-1] == ("compute", "waits for", "side")
+
+
+def test_without_streams_there_is_nothing_to_wait_for():
+    source, _, target = source_and_target()
+    stream = LayerStream(source, target)
+    stream.drain()
+    stream.start().drain()
+    assert torch.equal(target, source)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -12,7 +12,7 @@ from models import selectors
 from models.engine import Engine
 from models.errors import UserError
 from models.gate import reader
-from models.question import concatenated_attention, head_attention
+from models.question import concatenated_attention, group_attention
 from models.spans import Prompt
 from tests.conftest import Family, build, random_prompt
 from tests.models.library_states import RowByRow, States, cached, eager, in_context, question_over
@@ -52,7 +52,7 @@ def test_true_attention_is_the_librarys_own(family):
     prompt = shaped("usual", seed=21)
     out = eager(family.name)(torch.tensor([prompt.ids]), output_attentions=True)
     for layer, weights in enumerate(out.attentions):
-        ours = truth(family, prompt).attention(layer)
+        ours = torch.cat(list(truth(family, prompt).attention(layer)))
         assert close(ours, weights[0, :, prompt.question[0] :])
 
 
@@ -159,7 +159,8 @@ def test_attention_against_loops(q, rows, n_kv):
         if dtype == torch.bfloat16:
             by_head = attention(q_in.double(), k_in.double(), rows - q, 0.3)
             one = attention(wide(q_in, 6).double(), wide(k_in, 6).double(), rows - q, 96**-0.5)
-        found = head_attention(q_in, k_in, 0.3), concatenated_attention(q_in, k_in)
+        by_group = torch.cat(list(group_attention(q_in, k_in, 0.3)))
+        found = by_group, concatenated_attention(q_in, k_in)
         assert all(weights.dtype == torch.float32 for weights in found)
         assert close(found[0], by_head, 1e-5)
         assert close(found[1], one[0], 1e-5)

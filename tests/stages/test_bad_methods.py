@@ -76,6 +76,7 @@ def test_a_spec_that_cannot_be(ready, stage, spec, says):
         ("blend_debug", "--fusion", "avg", "FUSION is mul, sum or rank, not 'avg'"),
         ("blend_debug", "--normalize", "z", "NORMALIZE is minmax or rank, not 'z'"),
         ("blend_debug", "--alpha", "2", "ALPHA=2.0 is outside [0, 1]"),
+        ("full", "--pool", "3", "POOL= is an option of none of REUSE="),
         ("epic", "--lego-k", "-1", "LEGO_K=-1 must be at least 0"),
         ("attnlink", "--positions", "/nowhere/p.json", "POSITIONS=/nowhere/p.json cannot be read"),
     ],

@@ -235,7 +235,6 @@ def test_an_alias_is_the_same_run(done):
         (("--blend-gap-source", "k"), {"blend"}),
         (("--max-new-tokens", "3"), set(METHODS)),
         (("--limit", "4"), set(METHODS)),
-        (("--alpha", "0.3", "--lego-k", "2"), set()),
     ],
 )
 def test_a_run_is_named_from_the_options_that_change_it_and_no_others(done, options, named):

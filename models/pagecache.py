@@ -13,7 +13,7 @@ def resident_share(path: Path) -> float | None:
 
     Asked by mincore(2), which reads nothing and so changes nothing.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not path.is_file():
         return None
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
         count = -(-len(pages) // mmap.PAGESIZE)
