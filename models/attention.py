@@ -75,7 +75,7 @@ class BlockedRows:
     """
 
     # Measured: larger blocks pay only where few keys lie between a block's rows.
-    block, contiguous_block = 64, 128
+    block, contiguous_block = 64, 256
 
     def __init__(self, positions: Tensor, n_keys: int) -> None:
         self.positions = positions
@@ -187,7 +187,7 @@ def choose_backend(
 
 def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
-    if len(positions) == n_keys > 1 and backend == "sdpa":
+    if len(positions) == n_keys > 1 and not backend.startswith("flashinfer"):
         return CausalRows()
     return BACKENDS[backend](positions, n_keys)
 

@@ -68,7 +68,7 @@ def test_back_ends_agree_with_masked_sdpa_in_every_dtype(backend, dtype):
 def test_a_whole_prompt_takes_the_causal_kernel():
     positions = torch.arange(80)
     query, key, value = tensors(80, 80)
-    rows = rows_for("sdpa", positions, 80)
+    rows = rows_for("blocked", positions, 80)
     assert isinstance(rows, CausalRows)
     got = rows.attend(query, key, value, 0.25)
     assert torch.allclose(got, MaskedRows(positions, 80).attend(query, key, value, 0.25), atol=1e-6)
