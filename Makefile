@@ -76,7 +76,7 @@ sweep: $(READY)  ## stage 3 over a grid of REUSE and RATE: one table, sweep.json
 	$(remember)
 
 report: $(READY)  ## tables over all finished runs of MODEL on DATASET
-	@$(PY) -m eval.report $(WHAT) $(FOLDERS)
+	@$(PY) -m eval.report.table $(WHAT) $(FOLDERS)
 
 # Everything that changes a result is named, so that earlier runs do not change the demo's.
 DEMO := MODEL=smollm2-135m REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null \
@@ -94,7 +94,7 @@ gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, an
 	@$(PY) -m eval.gate $(WHAT) $(FOLDERS) $(MACHINE)
 
 doctor: $(READY)  ## what this machine has and lacks, each lack with its remedy
-	@$(PY) -m data.doctor $(WHAT) $(FOLDERS)
+	@$(PY) -m kvfuse.doctor $(WHAT) $(FOLDERS)
 
 bench: $(READY)  ## speed by prompt length beside the library's own: table, bench.json, picture
 	@$(PY) -m bench --model "$(MODEL)" $(FOLDERS) $(MACHINE) $(BENCHED) $(BENCH)

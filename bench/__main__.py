@@ -22,9 +22,9 @@ from bench.decode import decode_row
 from bench.precompute import precompute_row
 from bench.prefill import PrefillBench
 from bench.stand import Stand
-from data.cli import run
-from data.environment import describe
 from models.atomic import disk_errors, writing
+from stage.environment import describe
+from stage.options import run
 
 SCRATCH = ".bench-"
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.prompts import PREFIX_TOKENS, QUESTION_TOKENS
-from data.cli import option
-from data.session import ModelConfig
 from models import selectors
 from models.errors import UserError
 from models.selectors import BaseSelector
+from stage.options import option
+from stage.session import ModelConfig
 
 SHORTEST = PREFIX_TOKENS + QUESTION_TOKENS + 32
 

@@ -10,7 +10,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from models.attention import MaskedRows, rows_for
+from models.attention.masked import MaskedRows
+from models.attention.registry import rows_for
 
 BACKENDS = ("flashinfer", "flashinfer:single", "flashinfer:paged")
 LENGTHS = (300, 2048, 8192)

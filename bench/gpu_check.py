@@ -28,18 +28,18 @@ from bench.gpu_config import PARTS, GpuCheckConfig, require_gpu
 from bench.gpu_table import failures, tables
 from bench.prompts import QUESTION_TOKENS
 from bench.rounds import interleave
-from data.cli import run
-from data.environment import machine, revision
 from models import gate
 from models.atomic import writing
-from models.attention import rows_for
-from models.capture import capture
+from models.attention.paged import workspace
+from models.attention.registry import rows_for
 from models.engine import Engine, Prefill
-from models.paged import workspace
+from models.kv.capture import capture
+from models.kv.transfer import LayerStream
+from models.prompt import Prompt
 from models.selectors import FULL_PREFILL
-from models.spans import Prompt
 from models.timing import Stopwatch, synchronize
-from models.transfer import LayerStream
+from stage.environment import machine, revision
+from stage.options import run
 
 SINK = [1]
 GATE_TOKENS = 1000

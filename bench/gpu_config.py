@@ -9,9 +9,9 @@ import torch
 
 from bench import equivalence, random_models
 from bench.config import Method
-from data.cli import option
-from models.attention import BACKENDS, choose_backend
+from models.attention.registry import BACKENDS, choose_backend
 from models.errors import UserError
+from stage.options import option
 
 PARTS = ("gates", "equivalence", "attention", "prefill")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.columns import columns
+from stage.columns import columns
 
 
 def tables(result: Mapping[str, Any]) -> str:

@@ -13,8 +13,8 @@ from torch import Tensor
 from transformers import DynamicCache, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
-from models.attention import INTERFACE
-from models.source import quiet
+from models.attention.registry import INTERFACE
+from models.load.source import quiet
 from models.timing import synchronize
 
 

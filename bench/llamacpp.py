@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from models.source import gguf_file
+from models.load.source import gguf_file
 
 PACKAGE = "llama-cpp-python"
 REMEDY = "make setup EXTRAS=dev,bench"

@@ -8,9 +8,9 @@ from typing import Any
 from bench.prompts import QUESTION_TOKENS, real_prompt
 from bench.rounds import interleave
 from bench.stand import Stand
-from models.capture import capture
+from models.kv.capture import capture
 from models.modules import Modules
-from models.spans import Prompt
+from models.prompt import Prompt
 from models.timing import synchronize
 
 CHUNKS = 4

@@ -15,12 +15,12 @@ from bench.config import Method
 from bench.prompts import real_prompt
 from bench.rounds import Timed, interleave
 from bench.stand import Stand
-from models import store
-from models.capture import capture
 from models.engine import Prefill
 from models.flops import flop_limit
+from models.kv import store
+from models.kv.capture import capture
+from models.load.tokenizer import fingerprint
 from models.selectors import BaseSelector
-from models.tokenizer import fingerprint
 
 
 @dataclass

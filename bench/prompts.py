@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from data import hotpotqa
-from models.spans import Prompt
-from models.tokenizer import encode
+from data.sources import hotpotqa
+from models.load.tokenizer import encode
+from models.prompt import Prompt
 
 QUESTION_TOKENS = 64
 PREFIX_TOKENS = 32

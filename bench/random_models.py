@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
 from bench.prompts import lay_out
-from models.spans import Prompt
+from models.prompt import Prompt
 
 SHAPES: dict[str, dict[str, Any]] = {
     "llama-3-8b": {

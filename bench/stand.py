@@ -11,9 +11,9 @@ from bench.config import BenchConfig
 from bench.library import Library
 from bench.llamacpp import LlamaCpp
 from models.engine import Engine
-from models.load import LoadedModel, load
-from models.source import resolve
-from models.tokenizer import frame, load_tokenizer
+from models.load.source import resolve
+from models.load.tokenizer import frame, load_tokenizer
+from models.load.weights import LoadedModel, load
 
 
 @dataclass

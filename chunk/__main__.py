@@ -14,16 +14,16 @@ from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from data import datasets, inputs
-from data.cli import StageConfig, option, run
 from data.datasets import Dataset
 from data.request import Request
 from data.rows import load_rows
 from data.segments import Splitter, Splitting
 from models.errors import UserError
-from models.load import check_supported, max_positions
-from models.source import ModelSource, fetch, resolve
-from models.spans import Prompt
-from models.tokenizer import fingerprint, frame, load_tokenizer
+from models.load.source import ModelSource, fetch, resolve
+from models.load.tokenizer import fingerprint, frame, load_tokenizer
+from models.load.weights import check_supported, max_positions
+from models.prompt import Prompt
+from stage.options import StageConfig, option, run
 
 # The options that generated rows depend on, by the source that generates them.
 GENERATED = {

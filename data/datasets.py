@@ -44,7 +44,7 @@ class Dataset:
     The prompt is `instruction + context + ask(input)`. `version` rises when a change to the entry
     would change a score. `source` says which reader finds the rows. `chat` is whether the prompt
     is wrapped in the model's chat template. `max_new_tokens` bounds the answer, `metric` names an
-    entry of `eval.metrics.METRICS`, `first_line` scores only the answer's first line.
+    entry of `eval.metrics.scores.METRICS`, `first_line` scores only the answer's first line.
     `passage_pattern` is a regular expression (multi-line mode) for the start of a passage, None
     where there are none.
 

@@ -13,7 +13,7 @@ from typing import Any
 from data.segments import Splitting
 from models.atomic import writing
 from models.errors import UserError
-from models.spans import Prompt
+from models.prompt import Prompt
 
 FORMAT_VERSION = 1
 

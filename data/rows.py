@@ -5,9 +5,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from data import hotpotqa, longbench, needle, ruler
 from data.datasets import Dataset
 from data.request import Request
+from data.sources import hotpotqa, longbench, needle, ruler
 from models.errors import UserError
 
 SAMPLE_DIR = Path(__file__).resolve().parent / "samples"

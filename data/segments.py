@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizerBase
 
 from data.datasets import Dataset
 from models.errors import UserError
-from models.spans import Prompt
-from models.tokenizer import Frame, encode
+from models.load.tokenizer import Frame, encode
+from models.prompt import Prompt
 
 CHUNKINGS = ("token", "passage")
 

@@ -5,11 +5,12 @@ Run it from the repository root: ``python -m eval --reuse debug --rate 0.15``.
 
 from __future__ import annotations
 
-from data.cli import run
-from data.session import begin
-from eval import overview, report
 from eval.config import EvalConfig
-from eval.runs import Warm, evaluate_dataset
+from eval.report import overview
+from eval.report import table as report
+from eval.runner import Warm, evaluate_dataset
+from stage.options import run
+from stage.session import begin
 
 
 def main(config: EvalConfig) -> None:

@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from data.cli import option
-from data.session import ModelConfig
 from models import selectors
 from models.errors import UserError
+from stage.options import option
+from stage.session import ModelConfig
 
 
 @dataclass(frozen=True)

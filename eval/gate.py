@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from data.cli import run
-from data.session import ModelConfig, begin
 from eval import gating
 from models.errors import UserError
+from stage.options import run
+from stage.session import ModelConfig, begin
 
 
 def main(config: ModelConfig) -> None:

@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from data.environment import code, machine
-from data.session import Session
 from models import gate
 from models.atomic import writing
 from models.errors import UserError
+from stage.environment import code, machine
+from stage.session import Session
 
 
 def checked(session: Session) -> dict[str, Any]:

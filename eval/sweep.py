@@ -9,13 +9,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from data.cli import run
-from data.session import Session, begin
-from eval import sweep_report
 from eval.config import SweepConfig
 from eval.folder import digest, dumps
-from eval.runs import Warm, evaluate_dataset
+from eval.report import grid as sweep_report
+from eval.runner import Warm, evaluate_dataset
 from models.atomic import remove_leftovers, writing
+from stage.options import run
+from stage.session import Session, begin
 
 
 def main(config: SweepConfig) -> None:
@@ -40,7 +40,7 @@ def conclude(session: Session, config: SweepConfig, results: list[dict[str, Any]
         file.write(dumps(content))
     with writing(folder / "sweep.txt") as file:
         file.write(text.encode() + b"\n")
-    from eval import curves  # brings matplotlib in
+    from eval.report import curves  # brings matplotlib in
 
     curves.draw(content, folder / "sweep.png")
     return f"{text}\n\nsweep: {folder}/sweep.json, sweep.txt, sweep.png"

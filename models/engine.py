@@ -9,16 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention import choose_backend
-from models.cache import FusedCache
+from models.attention.registry import choose_backend
 from models.flight import Flight
+from models.kv.cache import FusedCache
+from models.kv.rotary import rotate_keys_
+from models.kv.transfer import LayerStream
 from models.modules import Modules
 from models.probe import Probe
-from models.rotary import rotate_keys_
+from models.prompt import Prompt
 from models.selectors import BaseSelector
-from models.spans import Prompt
 from models.timing import Stopwatch
-from models.transfer import LayerStream
 from models.truth import Truth, deviations, observe
 
 

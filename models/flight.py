@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from models.attention import rows_for
-from models.cache import FusedCache
+from models.attention.registry import rows_for
 from models.errors import UserError
+from models.kv.cache import FusedCache
 from models.modules import Modules
 
 

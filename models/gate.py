@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.capture import Captured, capture
 from models.engine import Engine, Prefill
+from models.kv.capture import Captured, capture
+from models.prompt import Prompt
 from models.selectors import make
-from models.spans import Prompt
 from models.timing import Stopwatch
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.25}

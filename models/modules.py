@@ -7,14 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention import install
+from models.attention.registry import install
 
 
 class Modules:
     """A Llama-family model taken apart, its layers used exactly as the library wrote them.
 
     Holds no weights of its own. Making one routes the model's attention through the engine's back
-    ends (:func:`models.attention.install`), so the model's own ``forward`` no longer works on it.
+    ends (:func:`models.attention.registry.install`), so the model's own ``forward`` no longer works
+    on it.
     """
 
     def __init__(self, model: Any) -> None:

@@ -8,11 +8,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from models.cache import FusedCache
 from models.errors import UserError
 from models.flight import Flight
+from models.kv.cache import FusedCache
 from models.modules import Modules
-from models.spans import Prompt
+from models.prompt import Prompt
 from models.truth import Truth
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.flight import Flight
+from models.prompt import Prompt
 from models.question import group_attention
-from models.spans import Prompt
 
 
 @dataclass(frozen=True)

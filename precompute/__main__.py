@@ -12,13 +12,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from data.cli import option, run
 from data.inputs import Item
-from data.session import ModelConfig, Session, begin
-from models import store
 from models.atomic import remove_leftovers
-from models.capture import capture
 from models.errors import UserError
+from models.kv import store
+from models.kv.capture import capture
+from stage.options import option, run
+from stage.session import ModelConfig, Session, begin
 
 SPARE_BYTES = 64 << 20
 

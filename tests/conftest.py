@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from models.engine import Engine
-from models.spans import Prompt
+from models.prompt import Prompt
 
 SIZES = {
     "vocab_size": 160,

@@ -11,10 +11,12 @@ ROOT = Path(__file__).resolve().parent.parent
 ALLOWED = {
     "models": {"models"},
     "data": {"data", "models"},
-    "chunk": {"chunk", "data", "models"},
-    "precompute": {"precompute", "data", "models"},
-    "eval": {"eval", "data", "models"},
-    "bench": {"bench", "data", "models"},
+    "stage": {"stage", "data", "models"},
+    "chunk": {"chunk", "stage", "data", "models"},
+    "precompute": {"precompute", "stage", "data", "models"},
+    "eval": {"eval", "stage", "data", "models"},
+    "bench": {"bench", "stage", "data", "models"},
+    "kvfuse": {"kvfuse", "bench", "eval", "precompute", "chunk", "stage", "data", "models"},
 }
 FILES = [path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
 

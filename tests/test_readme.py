@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from models.capture import capture
 from models.gate import reader
+from models.kv.capture import capture
 from tests.conftest import random_prompt
 
 ROOT = Path(__file__).resolve().parent.parent

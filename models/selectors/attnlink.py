@@ -15,8 +15,8 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
+from models.prompt import Prompt
 from models.selectors import BaseSelector, top_k
-from models.spans import Prompt
 
 
 @dataclass

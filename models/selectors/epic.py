@@ -8,7 +8,7 @@ from torch import Tensor
 from models.errors import UserError
 from models.probe import Probe
 from models.selectors import BaseSelector
-from models.shares import largest_remainder
+from models.selectors.shares import largest_remainder
 
 
 @dataclass

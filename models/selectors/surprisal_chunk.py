@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.probe import Probe
 from models.selectors import BaseSelector, top_k
-from models.shares import largest_remainder
+from models.selectors.shares import largest_remainder
 
 
 @dataclass

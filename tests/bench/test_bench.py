@@ -19,8 +19,8 @@ from bench import figure, table
 from bench.__main__ import main
 from bench.config import BenchConfig
 from bench.library import Library
-from data.cli import run
-from models.attention import INTERFACE
+from models.attention.registry import INTERFACE
+from stage.options import run
 from tests.stages.harness import make_model
 
 LISTED = {

@@ -8,8 +8,8 @@ import pytest
 
 from bench.__main__ import main
 from bench.config import BenchConfig, Method
-from data.cli import run
 from models.errors import UserError
+from stage.options import run
 
 
 def config(**options) -> BenchConfig:

@@ -9,9 +9,9 @@ import torch
 from bench import equivalence, gpu_check, gpu_table, random_models
 from bench.gpu_check import main
 from bench.gpu_config import GpuCheckConfig
-from data.cli import run
-from models import paged
+from models.attention import paged
 from models.errors import UserError
+from stage.options import run
 from tests.models.fake_flashinfer import FakeFlashInfer
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ from typing import ClassVar
 import pytest
 
 from bench.llamacpp import REMEDY, LlamaCpp
-from models.source import gguf_file
+from models.load.source import gguf_file
 
 
 class FakeLlama:

@@ -10,7 +10,7 @@ import torch
 
 from bench.memory import peak_of
 from bench.rounds import Timed, interleave
-from models.pagecache import resident_share
+from models.kv.pagecache import resident_share
 
 CPU = torch.device("cpu")
 MB = 10**6

@@ -2,7 +2,7 @@
 
 import pytest
 
-from data.columns import columns
+from stage.columns import columns
 
 ROWS = [["method", "N", ""], ["no", "1024", "x"], ["debug", "8", ""]]
 

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from data import datasets
-from data.longbench import from_folder, read_jsonl
 from data.rows import SAMPLE_DIR
-from eval.metrics import METRICS
+from data.sources.longbench import from_folder, read_jsonl
+from eval.metrics.scores import METRICS
 from models.errors import UserError
 
 _PASSAGES = (

@@ -11,7 +11,7 @@ import pytest
 
 from data import datasets
 from data.segments import Splitter, Splitting
-from models.tokenizer import frame
+from models.load.tokenizer import frame
 from tests.models.test_tokenizer import NO_BOS, TEMPLATES, make
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden"

@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from transformers import LlamaConfig
 
-from data import datasets, needle
+from data import datasets
 from data.request import Request
 from data.segments import Splitter, Splitting
+from data.sources import needle
 from models.errors import UserError
-from models.tokenizer import frame
+from models.load.tokenizer import frame
 from tests.stages.harness import WORDS, make_tokenizer
 
 DATASET = datasets.get("needle")

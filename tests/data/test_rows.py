@@ -14,9 +14,10 @@ import pytest
 from httpx2 import ConnectError
 from huggingface_hub.errors import LocalEntryNotFoundError
 
-from data import datasets, hotpotqa, longbench
+from data import datasets
 from data import rows as rows_module
 from data.request import Request
+from data.sources import hotpotqa, longbench
 from models.errors import UserError
 
 TASK = datasets.get("2wikimqa")

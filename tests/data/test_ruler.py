@@ -9,10 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from data import datasets, haystack, ruler
+from data import datasets
 from data.request import Request
-from data.ruler import official
-from data.ruler.words import zeta
+from data.sources import haystack, ruler
+from data.sources.ruler import official
+from data.sources.ruler.words import zeta
 from models.errors import UserError
 
 NAMES = [name for name in datasets.names() if name.startswith("ruler_")]

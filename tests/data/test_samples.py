@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from data import datasets
-from data.longbench import read_jsonl
 from data.rows import SAMPLE_DIR
+from data.sources.longbench import read_jsonl
 
 MULTI_HOP = ("2wikimqa", "hotpotqa", "musique")
 SINGLE = ("multifieldqa_en", "multifieldqa_zh", "dureader")

@@ -10,7 +10,7 @@ import pytest
 from data import datasets
 from data.segments import Splitter, Splitting, drop_middle
 from models.errors import UserError
-from models.tokenizer import encode, frame
+from models.load.tokenizer import encode, frame
 from tests.conftest import build
 from tests.stages.harness import make_rows, make_tokenizer
 

@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from eval import compare
-from eval.compare import differences, table
-from eval.stats import bootstrap
+from eval.analysis import compare
+from eval.analysis.compare import differences, table
+from eval.analysis.stats import bootstrap
 
 N = 12
 FULL = [100.0, 0.0] * 6

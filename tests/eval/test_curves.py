@@ -9,8 +9,8 @@ import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
 
-from eval import curves
-from eval.curves import COLOURS, draw
+from eval.report import curves
+from eval.report.curves import COLOURS, draw
 
 
 def row(method, rate, kl, score=40.0, oracle=False):

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as torch_kl
 
-from eval.fidelity import agreement, kl_divergence
+from eval.analysis.fidelity import agreement, kl_divergence
 
 
 def test_a_worked_case():

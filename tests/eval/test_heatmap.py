@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib import colormaps, image
 
-from eval.heatmap import COLOURS, draw, numbers
+from eval.report.heatmap import COLOURS, draw, numbers
 
 
 def record(length: int, depth: float, score: float) -> dict:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.metrics import METRICS, score
+from eval.metrics.scores import METRICS, score
 from models.errors import UserError
 
 STRINGS = [

@@ -8,7 +8,7 @@ import random
 import numpy as np
 import pytest
 
-from eval.overlap import decode, matrices, matrix, share, table
+from eval.analysis.overlap import decode, matrices, matrix, share, table
 
 
 def encode(chosen: set[int], documents: int) -> str:

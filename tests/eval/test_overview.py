@@ -2,8 +2,8 @@
 
 import re
 
-from eval import overview
-from eval.summary import by_length
+from eval.analysis.summary import by_length
+from eval.report import overview
 
 
 def result(dataset, suite, group, method, score, kl, speedup, *, note=None, lengths=None, n=2):

@@ -9,7 +9,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from eval.stats import FEWEST, bootstrap, middle, paired, ratio, spread, verdict
+from eval.analysis.stats import FEWEST, bootstrap, middle, paired, ratio, spread, verdict
 
 
 def assert_exact(

@@ -9,10 +9,10 @@ import re
 import numpy as np
 import pytest
 
-from eval.compare import differences
-from eval.overlap import matrices
-from eval.stats import bootstrap, paired, ratio, spread
-from eval.sweep_report import alarms, content, table, text
+from eval.analysis.compare import differences
+from eval.analysis.overlap import matrices
+from eval.analysis.stats import bootstrap, paired, ratio, spread
+from eval.report.grid import alarms, content, table, text
 
 N = 10
 FULL = [100.0, 0.0] * 5

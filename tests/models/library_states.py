@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from models.spans import Prompt
+from models.prompt import Prompt
 from tests.conftest import Family, build
 
 SINK = [1]

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from models import selectors
-from models.capture import Captured, capture
 from models.engine import Prefill
 from models.gate import reader
+from models.kv.capture import Captured, capture
 from models.probe import Probe
+from models.prompt import Prompt
 from models.selectors import BaseSelector
-from models.spans import Prompt
 from models.truth import Truth
 from tests.conftest import Family, random_prompt
 from tests.models.library_states import SINK

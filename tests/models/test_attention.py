@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from models.attention import (
-    CausalRows,
-    MaskedRows,
-    PackedSegments,
+from models.attention.masked import CausalRows, MaskedRows
+from models.attention.packed import PackedSegments
+from models.attention.registry import (
     choose_backend,
     rows_for,
 )
@@ -107,9 +106,9 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
     assert choose_backend(cpu, torch.float32, 64) == "blocked"
     with pytest.raises(UserError, match="runs on a CPU"):
         choose_backend(torch.device("cuda"), torch.float16, 64, "blocked")
-    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: None)
+    monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: None)
     assert choose_backend(cuda, torch.bfloat16, 128) == "sdpa"
-    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
     assert choose_backend(cuda, torch.bfloat16, 128) == "flashinfer"
     assert choose_backend(cuda, torch.float32, 128) == "sdpa"
     assert choose_backend(cuda, torch.bfloat16, 96) == "sdpa"
@@ -118,7 +117,7 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
 @pytest.mark.parametrize("form", ["single", "paged", "paged-fa3"])
 def test_a_back_end_is_asked_for_with_its_form(monkeypatch, form):
     cuda, name = torch.device("cuda"), f"flashinfer:{form}"
-    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert choose_backend(cuda, torch.bfloat16, 128, name) == name
     with pytest.raises(UserError, match=f"BACKEND={name} cannot be used: it needs DTYPE"):
@@ -126,7 +125,7 @@ def test_a_back_end_is_asked_for_with_its_form(monkeypatch, form):
 
 
 def test_hopper_s_kernels_are_refused_elsewhere(monkeypatch):
-    monkeypatch.setattr("models.flashinfer_rows.find_spec", lambda name: object())
+    monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     cuda = torch.device("cuda")
     assert choose_backend(cuda, torch.bfloat16, 128, "flashinfer:paged") == "flashinfer:paged"

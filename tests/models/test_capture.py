@@ -7,10 +7,10 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 
-from models import capture as capture_module
-from models.capture import capture
-from models.rotary import rotate_keys_
-from models.spans import Prompt
+from models.kv import capture as capture_module
+from models.kv.capture import capture
+from models.kv.rotary import rotate_keys_
+from models.prompt import Prompt
 from tests.conftest import Family, build, random_prompt
 
 SINK = [1]

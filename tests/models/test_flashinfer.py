@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from models import flashinfer_rows, gate
-from models.attention import MaskedRows, rows_for
+from models import gate
+from models.attention import flashinfer_rows
+from models.attention.flashinfer_rows import FORMS, FlashInferRows
+from models.attention.masked import MaskedRows
+from models.attention.registry import rows_for
 from models.engine import Engine
-from models.flashinfer_rows import FORMS, FlashInferRows
 from tests.conftest import build, random_prompt
 from tests.models.fake_flashinfer import FakeFlashInfer
 

@@ -7,9 +7,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from models.capture import capture
 from models.flops import flop_limit
 from models.gate import reader
+from models.kv.capture import capture
 from models.modules import Modules
 from models.selectors import make
 from tests.conftest import Family, random_prompt

@@ -7,10 +7,10 @@ import torch
 from transformers import DynamicCache
 
 from models import gate
-from models.capture import capture
 from models.engine import Engine
-from models.rotary import rotate_keys_
-from models.spans import Prompt
+from models.kv.capture import capture
+from models.kv.rotary import rotate_keys_
+from models.prompt import Prompt
 from tests.conftest import Family, build, random_prompt
 from tests.models.library_states import SINK
 from tests.models.selector_references import RATED, fuse
@@ -117,7 +117,7 @@ def test_gate_5_distance_falls_as_the_rate_rises(family):
 
 
 def test_gate_7_stored_keys_of_the_first_chunk_are_fresh_ones(family, tmp_path):
-    from models import store
+    from models.kv import store
     from models.timing import Stopwatch
 
     prompt = random_prompt(1, [64, 20], 8)

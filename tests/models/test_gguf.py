@@ -14,12 +14,12 @@ import torch
 from tokenizers import pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-from models import gguf as conversion
 from models.errors import UserError
-from models.gguf import convert
-from models.load import load
-from models.source import ModelSource, resolve
-from models.tokenizer import encode, frame, load_tokenizer
+from models.load import gguf as conversion
+from models.load.gguf import convert
+from models.load.source import ModelSource, resolve
+from models.load.tokenizer import encode, frame, load_tokenizer
+from models.load.weights import load
 
 SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TOKENS = [*SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet()), "th", "ĠĠ"]
@@ -274,7 +274,7 @@ def test_two_at_once_convert_once(cache, tmp_path, monkeypatch):
 def test_a_killed_conversion_leaves_nothing_that_counts_and_is_swept(cache, tmp_path):
     path = write(tmp_path / "tiny.gguf", tiny())
     script = (
-        "import sys, time, pathlib; from models import gguf\n"
+        "import sys, time, pathlib; from models.load import gguf\n"
         "def half(path, folder):\n"
         "    (folder / 'config.json').write_text('{}'); print('half', flush=True); time.sleep(60)\n"
         "gguf._convert = half; gguf.convert(pathlib.Path(sys.argv[1]))"

@@ -14,10 +14,10 @@ from transformers import (
     T5Config,
 )
 
-from models import load as loading
 from models.errors import UserError
-from models.load import check_supported, load, pick_device, pick_dtype, weight_fingerprint
-from models.source import ModelSource
+from models.load import weights as loading
+from models.load.source import ModelSource
+from models.load.weights import check_supported, load, pick_device, pick_dtype, weight_fingerprint
 
 SIZES = {
     "vocab_size": 64,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import selectors, store
-from models.capture import capture
+from models import selectors
 from models.errors import UserError
 from models.gate import reader
+from models.kv import store
+from models.kv.capture import capture
+from models.prompt import Prompt
 from models.selectors import BaseSelector
-from models.spans import Prompt
 from tests.conftest import Family, random_prompt
 from tests.models.library_states import SINK, sinks, surprisal
 from tests.models.selector_references import (

@@ -4,8 +4,16 @@ import numpy as np
 import pytest
 import torch
 
-from models.attention import MaskedRows
-from models.paged import PAGE, Blocks, PagedRows, piece_pages, ranges, rest_mask, workspace
+from models.attention.masked import MaskedRows
+from models.attention.paged import (
+    PAGE,
+    Blocks,
+    PagedRows,
+    piece_pages,
+    ranges,
+    rest_mask,
+    workspace,
+)
 from tests.models.fake_flashinfer import FakeFlashInfer, Wrapper
 
 CPU = torch.device("cpu")

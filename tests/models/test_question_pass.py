@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models import selectors
+from models.prompt import Prompt
 from models.selectors import BaseSelector
-from models.spans import Prompt
 from tests.conftest import Family, random_prompt
 from tests.models.library_states import cached, question_over
 from tests.models.selector_references import (

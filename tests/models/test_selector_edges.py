@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from models.errors import UserError
-from models.spans import Prompt
+from models.prompt import Prompt
 from tests.conftest import Family, build, random_prompt
 from tests.models.selector_references import (
     EVERY_SELECTOR,

@@ -10,8 +10,8 @@ import torch
 
 from models import selectors
 from models.errors import UserError
+from models.prompt import Prompt
 from models.selectors import top_k
-from models.spans import Prompt
 from tests.conftest import Family, random_prompt
 from tests.models.library_states import RowByRow, cached, in_context
 from tests.models.selector_references import (

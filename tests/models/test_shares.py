@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import pytest
 
-from models.shares import largest_remainder
+from models.selectors.shares import largest_remainder
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models import capture as capture_module
-from models import sinks as sinks_module
-from models.capture import capture
+from models.kv import capture as capture_module
+from models.kv import sinks as sinks_module
+from models.kv.capture import capture
+from models.kv.sinks import SinkSegments
 from models.modules import Modules
-from models.sinks import SinkSegments
-from models.spans import Prompt
+from models.prompt import Prompt
 from tests.conftest import build, random_prompt
 from tests.models.library_states import SINK, sinks
 

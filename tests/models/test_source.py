@@ -13,9 +13,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
-from models import source
 from models.errors import UserError
-from models.source import ModelSource, alias_table, cache_dir, fetch, resolve
+from models.load import source
+from models.load.source import ModelSource, alias_table, cache_dir, fetch, resolve
 
 HUB = ModelSource("llama3-8b", "meta-llama/Meta-Llama-3-8B-Instruct", is_local=False)
 

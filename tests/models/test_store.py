@@ -7,9 +7,9 @@ import re
 import pytest
 import torch
 
-from models import store
-from models.capture import capture
 from models.errors import UserError
+from models.kv import store
+from models.kv.capture import capture
 from models.timing import Stopwatch
 from tests.conftest import Family, random_prompt
 

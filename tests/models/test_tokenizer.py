@@ -5,8 +5,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerFast
 
 from models.errors import UserError
-from models.source import ModelSource
-from models.tokenizer import encode, fingerprint, frame, load_tokenizer, stop_ids
+from models.load.source import ModelSource
+from models.load.tokenizer import encode, fingerprint, frame, load_tokenizer, stop_ids
 
 LLAMA3 = (
     "{% if date_string is not defined %}{{ raise_exception('changes daily') }}{% endif %}"

@@ -5,11 +5,12 @@ import contextlib
 import pytest
 import torch
 
-from models import selectors, transfer
-from models.capture import capture
+from models import selectors
 from models.gate import reader
+from models.kv import transfer
+from models.kv.capture import capture
+from models.kv.transfer import LayerStream
 from models.timing import Stopwatch
-from models.transfer import LayerStream
 
 
 def source_and_target(n: int = 5, capacity: int = 9):

@@ -12,8 +12,8 @@ from models import selectors
 from models.engine import Engine
 from models.errors import UserError
 from models.gate import reader
+from models.prompt import Prompt
 from models.question import concatenated_attention, group_attention
-from models.spans import Prompt
 from tests.conftest import Family, build, random_prompt
 from tests.models.library_states import RowByRow, States, cached, eager, in_context, question_over
 from tests.models.selector_references import (

@@ -110,7 +110,7 @@ def serve() -> None:
 
 
 def _child(stages: dict[str, Any], request: dict[str, Any]) -> None:
-    from data.cli import run
+    from stage.options import run
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)

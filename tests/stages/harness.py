@@ -20,7 +20,7 @@ import eval.__main__ as eval_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
-from data.cli import run
+from stage.options import run
 from tests.conftest import build
 
 DATASET = "2wikimqa"

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from data import inputs as inputs_file
-from eval.items import Evaluator
+from eval.evaluator import Evaluator
 from models import selectors
 from tests.stages.harness import (
     line_of,
@@ -169,7 +169,7 @@ def test_inputs_of_another_tokenizer(ready, tmp_path, stage):
 
 
 def name_of(model: Path) -> str:
-    from models.source import resolve
+    from models.load.source import resolve
 
     return resolve(str(model)).name
 

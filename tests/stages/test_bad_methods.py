@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from eval.items import Evaluator
+from eval.evaluator import Evaluator
 from tests.stages.harness import Workplace, line_of, records, refused
 
 STAGES = ["eval", "sweep"]

@@ -16,7 +16,7 @@ from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, DynamicCache
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
-from eval.overlap import decode
+from eval.analysis.overlap import decode
 from tests.stages.harness import Workplace, records
 
 RATE = 0.3

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from models import store
+from models.kv import store
 from tests.stages.forks import ForkServer
 from tests.stages.harness import (
     Workplace,

@@ -7,7 +7,7 @@ import shutil
 import pytest
 import torch
 
-from models import store
+from models.kv import store
 from tests.stages.harness import snapshot
 
 

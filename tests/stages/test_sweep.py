@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
-from eval.items import Evaluator
+from eval.evaluator import Evaluator
 from models.engine import Engine
-from models.store import StoredItem
+from models.kv.store import StoredItem
 from tests.stages.harness import (
     Workplace,
     make_rows,

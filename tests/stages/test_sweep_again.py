@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from eval import report
+from eval.evaluator import Evaluator
 from eval.folder import RunFolder
-from eval.items import Evaluator
+from eval.report import table as report
 from models.engine import Engine
 from tests.stages.harness import (
     Workplace,

@@ -1,0 +1,103 @@
+"""From items to one summary per run: the keys that scripts read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from data.datasets import Dataset
+from eval.analysis.stats import bootstrap, middle, ratio, spread
+from models.timing import PARTS
+
+MEANS = ("kl_first", "kl_mean", "top1_agreement")
+
+
+def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) -> dict[str, Any]:
+    """Summary of one run's records, with 95% bootstrap intervals over items.
+
+    Times are in milliseconds, scores out of 100; a time that was not measured, and everything that
+    follows from it, is None. ``ttft_parts_ms`` are those of the item whose cold TTFT is the median
+    (of the middle two, their mean), so that they sum to that median; ``ttft_parts_ready_ms``
+    likewise. Speed-ups are ratios of medians.
+    """
+
+    def column(*keys: str) -> list[Any]:
+        values = []
+        for record in records:
+            value: Any = record
+            for key in keys:
+                value = value[key]
+            values.append(value)
+        return values
+
+    def parts(name: str, times: list[float]) -> dict[str, float] | None:
+        if not _known(times):
+            return None
+        chosen = middle(times)
+        return {p: float(np.mean([records[i][name][p] for i in chosen])) for p in PARTS}
+
+    full = column("full_prefill_ms")
+    times = {when: column("ttft_ms", when) for when in ("cold", "ready")}
+    tpot = [value for value in column("tpot_ms") if value is not None]
+    ready_parts = [part for part in column("ttft_parts_ready_ms") if part is not None]
+    score, full_score = column("score"), column("full_score")
+    retention = ratio(score, full_score, seed)
+    summary = {
+        "n": len(records),
+        "metric": dataset.metric,
+        "suite": dataset.suite,
+        "group": dataset.group,
+        "score": float(np.mean(score)),
+        "extra_scores": {
+            name: float(np.mean(column("extra_scores", name))) for name in dataset.extra_metrics
+        },
+        "score_by_length": by_length(records) if dataset.suite == "longbench-e" else None,
+        "score_ci95": list(bootstrap(score, seed)),
+        "full_score": float(np.mean(full_score)),
+        "retention": retention["estimate"],
+        "retention_ci95": retention["ci95"],
+        "delta_kv": _by_layer(column("delta_kv")),
+        "delta_attn": _by_layer(column("delta_attn")),
+        "ttft_ms": {when: spread(t, seed) if _known(t) else None for when, t in times.items()},
+        "ttft_parts_ms": parts("ttft_parts_ms", times["cold"]),
+        "ttft_parts_ready_ms": parts("ttft_parts_ready_ms", times["ready"]),
+        "select_ms": _median([part["select"] for part in ready_parts]),
+        "load_ms": _median(column("load_ms")),
+        "full_prefill_ms": spread(full, seed),
+        "speedup": {
+            when: float(np.median(full) / np.median(t)) if _known(t) else None
+            for when, t in times.items()
+        },
+        "flop_limit": _median(column("flop_limit")),
+        "tpot_ms": {"median": _median(tpot)},
+        "tokens": {"median": float(np.median(column("tokens"))), "max": max(column("tokens"))},
+    }
+    for name in MEANS:
+        summary[name] = float(np.mean(column(name)))
+        summary[f"{name}_ci95"] = list(bootstrap(column(name), seed))
+    return summary
+
+
+def _known(values: Sequence[float | None]) -> bool:
+    return bool(values) and None not in values
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    return float(np.median(np.asarray(values, dtype=float))) if _known(values) else None
+
+
+def _by_layer(rows: Sequence[list[float] | None]) -> list[float] | None:
+    """Mean over items, layer by layer."""
+    known = [row for row in rows if row is not None]
+    return np.mean(known, axis=0).tolist() if len(known) == len(rows) else None
+
+
+def by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
+    """LongBench-E's breakdown: mean score of items of up to 4k, 8k and more words."""
+    bands: dict[str, list[float]] = {"0-4k": [], "4-8k": [], "8k+": []}
+    for record in records:
+        words = record["length"]
+        bands["0-4k" if words < 4000 else "4-8k" if words < 8000 else "8k+"].append(record["score"])
+    return {name: float(np.mean(scores)) if scores else None for name, scores in bands.items()}

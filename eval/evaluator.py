@@ -1,0 +1,286 @@
+"""One item: its full prefill once, then each method on the same tokens, kernels and cache."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.inputs import Item
+from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
+from eval.config import MethodsConfig, Variant
+from eval.metrics.scores import score
+from models.engine import Prefill
+from models.flops import flop_limit
+from models.kv import store
+from models.prompt import Prompt
+from models.timing import Stopwatch
+from models.truth import Truth
+from stage import environment
+from stage.session import Session
+
+DESCRIBED_BY = ("length", "depth", "context_length", "task")
+
+
+@dataclass
+class Reference:
+    """The full prefill of one item and its own greedy answer, and what its methods share.
+
+    Attributes
+    ----------
+    tokens : the answer. forced : the answer with the stop token that ended it.
+    logits : ``[len(forced), vocabulary]`` along it: methods are compared there.
+    truth : the full prefill's states, where deviations or oracles ask for them.
+    load_ms : reading the KVs from disk, where all methods share one load.
+    """
+
+    prefill: Prefill
+    text: str
+    score: float
+    tokens: list[int]
+    forced: list[int]
+    logits: Tensor
+    tpot_ms: float | None
+    truth: Truth | None
+    stored: store.StoredItem
+    load_ms: float | None
+
+
+class Evaluator:
+    """Runs items of one dataset; knows the metric, the answer's length and where KVs lie."""
+
+    def __init__(self, session: Session, config: MethodsConfig) -> None:
+        self.session = session
+        self.engine = session.engine
+        self.dataset = dataset = session.dataset
+        self.config = config
+        self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
+        self.stops = session.loaded.stop_ids
+        self.observes = config.deviation or any(variant.oracle for variant in config.variants)
+        chosen = [variant.selector for variant in config.variants if variant.selector]
+        self.fuses = bool(chosen)
+        self.needs = sorted({name for selector in chosen for name in selector.needs})
+
+    def stored(self, item: Item) -> store.StoredItem:
+        """The item's files of stage 2."""
+        return store.StoredItem(
+            self.session.folder(item),
+            self.session.expected(item),
+            self.session.precompute_command,
+        )
+
+    def check(self, item: Item) -> None:
+        """Raise, before anything is run, what would stop a method at this item."""
+        if self.fuses:
+            self.stored(item).check(self.needs)
+        for variant in self.config.variants:
+            if variant.selector:
+                variant.selector.check_item(item.id, item.prompt)
+
+    def reference(self, item: Item) -> Reference:
+        """Full prefill and greedy answer, timed like every method."""
+        stored = self.stored(item)
+        load_ms = self._load(item, stored) if self.fuses and not self.config.cold else None
+        prefill = self.engine.full_prefill(item.prompt)
+        truth = self.engine.observe(item.prompt) if self.observes else None
+        answer = self.engine.decode(prefill, self.max_new_tokens, self.stops)
+        stop = [answer.stop_token] if answer.stop_token is not None else []
+        forced = answer.tokens + stop
+        logits = self.engine.follow(prefill, forced)
+        text, points = self._score(item, answer.tokens)
+        tpot = _mean(answer.step_ms)
+        return Reference(
+            prefill, text, points, answer.tokens, forced, logits, tpot, truth, stored, load_ms
+        )
+
+    def _load(self, item: Item, stored: store.StoredItem) -> float:
+        """Read the KVs from disk for all methods; milliseconds.
+
+        Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
+        """
+        n = len(item.prompt)
+        self.engine.cache.reserve(n)
+        stored.forget()
+        watch = Stopwatch(self.engine.device)
+        stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
+        if stream:
+            stream.finish()
+        for name in self.needs:
+            stored.scores(name)
+        return watch.parts["load"]
+
+    def fuse(
+        self, item: Item, variant: Variant, reference: Reference
+    ) -> tuple[Prefill | None, Prefill, bool | None]:
+        """Cold, then cache-ready; and whether the page cache was dropped before the cold one.
+
+        There is no cold run where the load is shared.
+        """
+        selector, stored = variant.selector, reference.stored
+        assert selector is not None
+
+        def prefill(read: Any) -> Prefill:
+            generator = torch.Generator().manual_seed(_seed(self.config.seed, item.id))
+            return self.engine.fused_prefill(
+                item.prompt,
+                read,
+                selector,
+                variant.rate or 0.0,
+                generator,
+                stored.scores,
+                reference.truth,
+                item.id,
+            )
+
+        if not self.config.cold:
+            return None, prefill(stored.ready), None
+        dropped = stored.forget()
+        return prefill(stored.cold), prefill(stored.ready), dropped
+
+    def record(self, item: Item, variant: Variant, reference: Reference) -> dict[str, Any]:
+        """Everything that is kept of one item under one method."""
+        if variant.selector is None:
+            measured = self._full(reference)
+            ready: Prefill = reference.prefill
+        else:
+            measured, ready = self._fused(item, variant, reference)
+        prompt = item.prompt
+        return {
+            "id": item.id,
+            **{name: item.row[name] for name in DESCRIBED_BY if name in item.row},
+            "tokens": len(prompt),
+            "question_tokens": prompt.question[1] - prompt.question[0],
+            "documents": prompt.documents[1] - prompt.documents[0],
+            "chunks": len(prompt.chunks),
+            "recomputed": len(ready.recomputed),
+            "selected": _bits(ready.recomputed, prompt),
+            "selected_sha256": _digest(ready.recomputed),
+            "answers": item.answers,
+            **measured,
+            "extra_scores": self._extra_scores(item, measured["prediction"]),
+            "full_score": reference.score,
+            "full_prefill_ms": reference.prefill.ttft_ms,
+            "load_ms": reference.load_ms,
+            "kvfuse": environment.revision(),
+        }
+
+    def _full(self, reference: Reference) -> dict[str, Any]:
+        """The full prefill as its own method: its speed-up is 1 by construction."""
+        ttft, parts = reference.prefill.ttft_ms, reference.prefill.parts_ms
+        cold = self.config.cold
+        layers = len(self.engine.modules.layers)
+        return {
+            "prediction": reference.text,
+            "score": reference.score,
+            "kl_first": 0.0,
+            "kl_mean": 0.0,
+            "top1_agreement": agreement(reference.logits, reference.forced),
+            "delta_kv": [0.0] * layers if self.config.deviation else None,
+            "delta_attn": [0.0] * layers if self.config.deviation else None,
+            "ttft_ms": {"cold": ttft if cold else None, "ready": ttft},
+            "ttft_parts_ms": parts if cold else None,
+            "ttft_parts_ready_ms": parts,
+            "tpot_ms": reference.tpot_ms,
+            "flop_limit": 1.0,
+            "page_cache_dropped": None,
+        }
+
+    def _fused(
+        self, item: Item, variant: Variant, reference: Reference
+    ) -> tuple[dict[str, Any], Prefill]:
+        cold, ready, dropped = self.fuse(item, variant, reference)
+        logits = self.engine.follow(ready, reference.forced)
+        tokens, tpot = self._answer(ready, logits, reference)
+        text, points = self._score(item, tokens)
+        delta_kv, delta_attn = None, None
+        if self.config.deviation:
+            assert reference.truth is not None, "observed because deviations were asked for"
+            delta_kv, delta_attn = self.engine.deviations(reference.truth)
+        timed = not variant.oracle
+        return {
+            "prediction": text,
+            "score": points,
+            "kl_first": kl_divergence(reference.prefill.logits, ready.logits),
+            "kl_mean": mean_kl(reference.logits, logits),
+            "top1_agreement": agreement(logits, reference.forced),
+            "delta_kv": delta_kv,
+            "delta_attn": delta_attn,
+            "ttft_ms": {
+                "cold": cold.ttft_ms if cold and timed else None,
+                "ready": ready.ttft_ms if timed else None,
+            },
+            "ttft_parts_ms": cold.parts_ms if cold and timed else None,
+            "ttft_parts_ready_ms": ready.parts_ms if timed else None,
+            "tpot_ms": tpot if timed else None,
+            "flop_limit": flop_limit(self.engine.modules, len(item.prompt), ready.passes)
+            if timed
+            else None,
+            "page_cache_dropped": dropped,
+        }, ready
+
+    def _answer(
+        self, ready: Prefill, logits: Tensor, reference: Reference
+    ) -> tuple[list[int], float | None]:
+        """The method's own greedy answer, and its TPOT where every token was decoded.
+
+        A float32 sweep decodes from where the answer leaves the full prefill's: up to there it was
+        already followed, token by token. In half precision many rows at once round otherwise than
+        one by one, enough to flip a near tie.
+        """
+        if self.config.cold or self.engine.modules.dtype != torch.float32:
+            answer = self.engine.decode(ready, self.max_new_tokens, self.stops)
+            return answer.tokens, _mean(answer.step_ms)
+        greedy = logits.argmax(-1).tolist()
+        same = next(
+            (i for i, (a, b) in enumerate(zip(greedy, reference.forced, strict=True)) if a != b),
+            None,
+        )
+        if same is None:
+            return reference.tokens, None
+        given = [*reference.forced[:same], greedy[same]]
+        return self.engine.decode(ready, self.max_new_tokens, self.stops, given).tokens, None
+
+    def _score(self, item: Item, tokens: list[int]) -> tuple[str, float]:
+        text = str(self.session.tokenizer.decode(tokens, skip_special_tokens=True))
+        return text, self._measure(self.dataset.metric, item, text)
+
+    def _extra_scores(self, item: Item, text: str) -> dict[str, float]:
+        return {name: self._measure(name, item, text) for name in self.dataset.extra_metrics}
+
+    def _measure(self, metric: str, item: Item, text: str) -> float:
+        return score(
+            metric,
+            text,
+            item.answers,
+            language=self.dataset.language,
+            first_line=self.dataset.first_line,
+            all_classes=item.row["all_classes"],
+        )
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _seed(seed: int, item_id: str) -> int:
+    """A generator seed that differs by item and repeats with the run's seed."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{item_id}".encode()).digest()[:7], "big")
+
+
+def _digest(positions: Tensor) -> str:
+    """16 hex over the recomputed positions: equal selections, equal digests."""
+    return hashlib.sha256(positions.cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def _bits(positions: Tensor, prompt: Prompt) -> str:
+    """Base64 of one bit for each document position, little-endian: set where it was recomputed."""
+    first, end = prompt.documents
+    chosen = positions.cpu().numpy()
+    mask = np.zeros(end - first, dtype=bool)
+    mask[chosen[(chosen >= first) & (chosen < end)] - first] = True
+    return base64.b64encode(np.packbits(mask, bitorder="little").tobytes()).decode()

@@ -1,0 +1,1 @@
+"""Task scores as the benchmarks define them."""

@@ -1,0 +1,188 @@
+"""One dataset under several methods: folders, warm-up, items, results."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.inputs import Item
+from eval import gating
+from eval.analysis.summary import summarize
+from eval.config import MethodsConfig, Variant
+from eval.evaluator import Evaluator
+from eval.folder import RunFolder
+from eval.report import table as report
+from models.errors import UserError
+from models.kv import store
+from stage import environment
+from stage.session import Session
+
+LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path
+Runs = list[tuple[Variant, RunFolder]]
+Warm = set[tuple[str, float | None]]
+
+
+def evaluate_dataset(session: Session, config: MethodsConfig, warm: Warm) -> list[dict[str, Any]]:
+    """Results of all methods; finished items of earlier runs are not done again.
+
+    Parameters
+    ----------
+    warm : methods that this process has run already; added to.
+    """
+    evaluator = Evaluator(session, config)
+    check_room(session, evaluator.max_new_tokens)
+    check_layers(session, config.variants)
+    for item in session.inputs.items:
+        evaluator.check(item)
+    gate = gating.checked(session)
+    with ExitStack() as stack:
+        runs = [
+            (variant, stack.enter_context(folder(session, evaluator, variant).opened(config.fresh)))
+            for variant in config.variants
+        ]
+        evaluate(session, evaluator, runs, warm)
+        results = []
+        for variant, run_folder in runs:
+            result = conclude(session, evaluator, variant, run_folder, gate)
+            run_folder.finish(result, report.details(result))
+            if session.dataset.suite == "needle":
+                from eval.report import heatmap  # brings matplotlib in, which nothing else needs
+
+                title = f"Needle in a haystack: {session.source.name}, {report.label(result)}"
+                heatmap.draw(result["items"], title, run_folder.path / "heatmap.png")
+            results.append(result)
+            if config.cold:
+                print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
+    return results
+
+
+def check_room(session: Session, max_new_tokens: int) -> None:
+    """Refuse items whose answer would run past the model's positions."""
+    longest = max(session.inputs.items, key=lambda item: len(item.prompt))
+    room = session.loaded.max_positions - max_new_tokens
+    if len(longest.prompt) > room:
+        raise UserError(
+            f"item {longest.id} has {len(longest.prompt)} tokens; with "
+            f"MAX_NEW_TOKENS={max_new_tokens} the model holds {max(room, 0)}: lower it"
+            + (f", or rebuild the inputs: make chunk MAX_LENGTH={room}" if room > 0 else "")
+        )
+
+
+def check_layers(session: Session, variants: list[Variant]) -> None:
+    """Refuse a check layer that the model lacks, before a folder is made for the run."""
+    last = len(session.engine.modules.layers) - 1
+    for variant in variants:
+        first, count = (variant.options.get(o, 0) for o in ("check_layer", "filter_layers"))
+        if first + max(count - 1, 0) > last:
+            asked = f"CHECK_LAYER={first}" + (f" and FILTER_LAYERS={count}" if count > 1 else "")
+            raise UserError(
+                f"REUSE={variant.spec} asks for {asked}: the model has layers 0 to {last}"
+            )
+
+
+def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
+    """The run's folder, named from every option that changes its result."""
+    config = evaluator.config
+    settings = session.inputs.settings
+    identity = {
+        "model": session.source.name,
+        "weights": session.loaded.fingerprint,
+        "tokenizer": session.tokenizer_fingerprint,
+        "dataset": session.dataset.name,
+        "version": session.dataset.version,
+        "source": session.inputs.meta["source"],
+        "inputs": session.inputs.fingerprint(),
+        "items": len(session.inputs.items),
+        "chunking": session.inputs.chunk_meta,
+        "method": variant.spec,
+        "options": variant.options,
+        "max_new_tokens": evaluator.max_new_tokens,
+        "seed": config.seed,
+        "cold": config.cold,
+        "deviation": config.deviation,
+        "dtype": session.engine.modules.dtype_name,
+        "device": session.loaded.device.type,
+        "backend": session.engine.backend,
+    }
+    rate = "" if variant.rate is None else f"-r{variant.rate:g}"
+    method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
+    split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
+    label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
+    root = Path(config.outputs) / session.source.name / session.dataset.name
+    return RunFolder(root, label, identity, environment.machine(session.loaded.device))
+
+
+def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:
+    """Item by item: the full prefill once, then every method that lacks this item."""
+    items = session.inputs.items
+    pending = {item.id: [run for run in runs if item.id not in run[1].records] for item in items}
+    todo = [item for item in items if pending[item.id]]
+    if not todo:
+        return
+    done = sum(len(run_folder.records) for _, run_folder in runs)
+    if done:
+        print(f"eval: resuming, {done} of {len(items) * len(runs)} results are there")
+    longest = max(len(item.prompt) for item in items)
+    session.engine.cache.reserve(longest + evaluator.max_new_tokens)
+    unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
+    warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
+    for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
+        evaluate_item(evaluator, item, pending[item.id])
+
+
+def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs) -> None:
+    """One item under these methods; what they share is let go of at the end."""
+    reference = evaluator.reference(item)
+    for variant, run_folder in runs:
+        run_folder.append(evaluator.record(item, variant, reference))
+
+
+def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: Warm) -> None:
+    """Run every method once and throw it away: kernels and their choices are warm then.
+
+    On CUDA every rate of it, since the number of rows decides which kernels are taken.
+    """
+    by_rate = evaluator.engine.device.type == "cuda"
+    cold = {(v.spec, v.rate if by_rate else None): v for v in reversed(variants)}
+    todo = {key: variant for key, variant in cold.items() if key not in warm}
+    if todo:
+        reference = evaluator.reference(item)
+    for variant in todo.values():
+        if variant.selector:
+            evaluator.fuse(item, variant, reference)
+    warm.update(todo)
+
+
+def conclude(
+    session: Session,
+    evaluator: Evaluator,
+    variant: Variant,
+    run_folder: RunFolder,
+    gate: dict[str, Any],
+) -> dict[str, Any]:
+    """``result.json`` of one run."""
+    items = session.inputs.items
+    records = [run_folder.records[item.id] for item in items]
+    longest = max(len(item.prompt) for item in items)
+    summary = summarize(records, session.dataset, evaluator.config.seed)
+    return {
+        "note": session.inputs.note,
+        "config": run_folder.config,
+        "revisions": sorted({record.get("kvfuse", "unknown") for record in records}),
+        "oracle": variant.oracle,
+        "folder": str(run_folder.path),
+        "environment": environment.describe(session.loaded, session.engine),
+        "inputs": session.inputs.meta,
+        "gate": gate,
+        "memory_mb": environment.memory(
+            session.loaded,
+            store.kv_bytes(session.engine.modules, longest),
+            evaluator.observes,
+        ),
+        **summary,
+        "items": records,
+    }

@@ -1,0 +1,1 @@
+"""The roof: the command, doctor and the public API. Nothing imports it."""

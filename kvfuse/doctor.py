@@ -1,0 +1,152 @@
+"""``make doctor``: what this machine has and lacks, each lack with its remedy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+import torch
+
+from data import datasets, inputs
+from data.packs import pack_file
+from data.sources import longbench
+from models.attention.flashinfer_rows import obstacle
+from models.errors import UserError
+from models.load.source import alias_table, cache_dir, hub_trouble
+from models.load.weights import FAMILIES, pick_device, pick_dtype
+from stage.options import StageConfig, run
+
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do where it falls short."""
+
+    what: str
+    found: str
+    remedy: str | None = None
+
+    def __str__(self) -> str:
+        mark = "  " if self.remedy is None else "! "
+        line = f"{mark}{self.what:<14} {self.found}"
+        return line if self.remedy is None else f"{line}\n  {'':<14} -> {self.remedy}"
+
+
+def main(config: StageConfig) -> None:
+    """Print every finding; lacks are marked, and none is an error."""
+    online = hub_trouble("HuggingFaceTB/SmolLM2-135M-Instruct") is None
+    findings = [*software(), *hardware(config), *models(online), *data(config, online)]
+    print("\n".join(map(str, findings)))
+    lacks = sum(finding.remedy is not None for finding in findings)
+    print(f"\n{lacks} lack{'s' * (lacks != 1)}, marked with !" if lacks else "\nnothing is lacking")
+
+
+def software() -> Iterator[Finding]:
+    """Python and the libraries that results depend on."""
+    yield Finding("python", f"{platform.python_version()} ({sys.executable})")
+    yield Finding("torch", f"{torch.__version__}, {torch.get_num_threads()} threads")
+    yield Finding("transformers", f"{version('transformers')}; runs {', '.join(FAMILIES)}")
+
+
+def hardware(config: StageConfig) -> Iterator[Finding]:
+    """Device, attention kernels, memory and disk."""
+    device = pick_device("auto")
+    dtype = pick_dtype("auto", device)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
+    yield Finding(
+        "device", f"{device.type} ({name}), {str(dtype).removeprefix('torch.')} by default"
+    )
+    if device.type == "cuda":
+        lack = obstacle(device, dtype, 128)
+        yield Finding(
+            "flashinfer", *((f"not used: {lack}", lack) if lack else (_flashinfer(), None))
+        )
+    else:
+        yield Finding("flashinfer", "not used: it serves CUDA devices only")
+    free = psutil.virtual_memory().available
+    low = "close other programs, or use a smaller model" if free < 4 * GIB else None
+    yield Finding("memory", f"{free / GIB:.1f} GiB free of {_total():.1f}", low)
+    for folder in (config.inputs, config.kvs, config.outputs):
+        yield _disk(folder)
+
+
+def models(online: bool) -> Iterator[Finding]:
+    """Aliases that can be loaded at once, and whether the hub can serve the others."""
+    table = alias_table()
+    here = [alias for alias, info in table.items() if info.present]
+    yield Finding(
+        "models here", ", ".join(here) or "none", None if here else "make setup brings smollm2-135m"
+    )
+    others = ", ".join(alias for alias in table if alias not in here)
+    if online:
+        yield Finding("hub", f"reachable; fetched from it when first used: {others}")
+    else:
+        remedy = f"go online for {others}; or MODEL= a local folder or .gguf file"
+        yield Finding("hub", "not reachable", remedy)
+    yield Finding("model cache", str(cache_dir()))
+
+
+def data(config: StageConfig, online: bool) -> Iterator[Finding]:
+    """Where each dataset's rows would come from, and which inputs are there."""
+    try:
+        size = pack_file("hotpotqa.json").stat().st_size
+        yield Finding("data pack", f"HotpotQA, {size / 1e6:.0f} MB")
+    except UserError as error:
+        yield Finding("data pack", "missing", str(error))
+    yield longbench_rows(os.environ.get("LONGBENCH_DIR"), online)
+    made = [path for path in Path(config.inputs).glob("*/*.jsonl") if inputs.read_meta(path)]
+    yield Finding("inputs made", ", ".join(sorted(map(str, made))) or "none yet")
+
+
+def longbench_rows(folder: str | None, online: bool) -> Finding:
+    """Where LongBench's rows would be read from now."""
+    remedy = "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online"
+    if folder:
+        lacking = []
+        for dataset in datasets.expand("all"):
+            if dataset.source == "longbench":
+                try:
+                    longbench.from_folder(Path(folder).expanduser(), dataset.name)
+                except UserError:
+                    lacking.append(dataset.name)
+        lack = f"not to be read from it: {', '.join(lacking)}" if lacking else None
+        return Finding("longbench", f"LONGBENCH_DIR={folder}", lack)
+    if cached := longbench.cached_zip():
+        return Finding("longbench", f"the hub's {cached[0]}, cached")
+    if online:
+        return Finding("longbench", "the hub, fetched when first used")
+    return Finding("longbench", "only the built-in samples, which are not the benchmark", remedy)
+
+
+def _disk(folder: str) -> Finding:
+    place = Path(folder).absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    if not os.access(place, os.W_OK):
+        return Finding(f"{folder}/", "not writable", "name another folder: INPUTS=, KVS=, OUTPUTS=")
+    low = "a thousand tokens of KV take 50 MB to 1 GB; name a larger disk with KVS="
+    return Finding(f"{folder}/", f"{free / GIB:.1f} GiB free", low if free < 5 * GIB else None)
+
+
+def _flashinfer() -> str:
+    try:
+        return version("flashinfer-python")
+    except PackageNotFoundError:
+        return "installed"
+
+
+def _total() -> float:
+    return psutil.virtual_memory().total / GIB
+
+
+if __name__ == "__main__":
+    run(StageConfig, main, "doctor")

@@ -1,0 +1,1 @@
+"""Attention of scattered query rows over a whole prompt."""

@@ -1,0 +1,83 @@
+"""Attention of scattered query rows over a whole prompt: one signature, a back end per device.
+
+A back end is a class that is built once per pass from the rows' positions and then called by every
+decoder layer through the library's attention interface (``rows=`` travels as a keyword argument of
+the decoder layer). Every back end agrees with :class:`~models.attention.masked.MaskedRows` within
+the dtype's rounding. A name may go on with the form in which scattered rows are attended:
+``flashinfer:paged``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+
+from models.attention.blocked import BlockedRows
+from models.attention.flashinfer_rows import FORMS, FlashInferRows, obstacle
+from models.attention.masked import CausalRows, MaskedRows, Rows
+from models.errors import UserError
+
+INTERFACE = "kvfuse"
+
+BACKENDS: dict[str, Callable[[Tensor, int], Rows]] = {
+    "blocked": BlockedRows,
+    "sdpa": MaskedRows,
+    "flashinfer": FlashInferRows,
+    **{f"flashinfer:{form}": partial(FlashInferRows, form=form) for form in FORMS},
+}
+
+
+def choose_backend(
+    device: torch.device, dtype: torch.dtype, head_dim: int, requested: str = "auto"
+) -> str:
+    """Name the back end: ``blocked`` on a CPU, ``flashinfer`` on CUDA, masked ``sdpa`` elsewhere.
+
+    Raises
+    ------
+    UserError : unknown name, or a back end that cannot run here.
+    """
+    if requested == "auto":
+        if device.type == "cpu":
+            return "blocked"
+        return "sdpa" if obstacle(device, dtype, head_dim) else "flashinfer"
+    if requested not in BACKENDS:
+        raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
+    if requested == "blocked" and device.type != "cpu":
+        raise UserError(f"BACKEND=blocked runs on a CPU, the model is on {device.type}")
+    library, _, form = requested.partition(":")
+    reason = obstacle(device, dtype, head_dim, form) if library == "flashinfer" else None
+    if reason:
+        raise UserError(f"BACKEND={requested} cannot be used: {reason}")
+    return requested
+
+
+def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
+    """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
+    if len(positions) == n_keys > 1 and not backend.startswith("flashinfer"):
+        return CausalRows()
+    return BACKENDS[backend](positions, n_keys)
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float,
+    rows: Rows,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    return rows.attend(query, key, value, scaling), None
+
+
+def install(model: Any) -> None:
+    """Route ``model``'s attention through ``rows=``, by the library's own registration."""
+    AttentionInterface.register(INTERFACE, _attention)
+    model.set_attn_implementation(INTERFACE)

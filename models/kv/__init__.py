@@ -1,0 +1,1 @@
+"""Keys and values: captured, stored, transferred, rotated, cached."""

@@ -1,0 +1,213 @@
+"""Load a model's weights for the engine, or say in one line why not."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
+
+from models.errors import UserError
+from models.load.source import ModelSource, fetch
+from models.load.tokenizer import stop_ids
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
+ROPE_TYPES = ("default", "linear", "llama3", "yarn")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_SMALLER = "use a smaller model, MODEL=smollm2-135m, or DTYPE=bfloat16"
+_SAMPLES = 256  # elements of a parameter that its fingerprint reads
+_SMALLEST = 2.0**-14  # float16's least normal number
+
+
+@dataclass
+class LoadedModel:
+    """A model ready to run: eval mode, no gradients, with what the stages record about it.
+
+    `fingerprint` is `weight_fingerprint(model)`; `max_positions` the longest prompt its positions
+    reach; `load_s` the seconds that loading took.
+    """
+
+    model: PreTrainedModel
+    name: str
+    device: torch.device
+    dtype: torch.dtype
+    fingerprint: str
+    stop_ids: frozenset[int]
+    max_positions: int
+    load_s: float
+
+
+def load(
+    source: ModelSource,
+    tokenizer: PreTrainedTokenizerBase,
+    device: str = "auto",
+    dtype: str = "auto",
+) -> LoadedModel:
+    """The model of `source` on `device`: `auto` is CUDA where there is one, else the CPU.
+
+    `dtype` `auto` is float32 on the CPU, bfloat16 elsewhere. Raises `UserError` for a model that
+    the engine does not run, that cannot be had, or that does not fit into memory.
+    """
+    start = time.perf_counter()
+    place = pick_device(device)
+    kind = pick_dtype(dtype, place)
+    config = fetch(source, AutoConfig.from_pretrained, trust_remote_code=False)
+    check_supported(config)
+    if getattr(config, "sliding_window", None):
+        config.sliding_window = None  # it reaches further than the positions: it masks nothing
+    _check_room(source, config, place, kind)
+    model, report = fetch(source, _from_pretrained, config=config, dtype=kind, device=place)
+    lacking = sorted(str(key) for key in [*report["missing_keys"], *report["mismatched_keys"]])
+    if lacking:
+        raise UserError(
+            f"the checkpoint of model '{source.name}' lacks {len(lacking)} of its weights "
+            f"({lacking[0]} ...), or has them in another shape: fetch it again"
+        )
+    model.eval().requires_grad_(False)
+    return LoadedModel(
+        model=model,
+        name=source.name,
+        device=place,
+        dtype=kind,
+        fingerprint=weight_fingerprint(model),
+        stop_ids=stop_ids(tokenizer, model.generation_config),
+        max_positions=max_positions(config),
+        load_s=time.perf_counter() - start,
+    )
+
+
+def check_supported(config: PreTrainedConfig) -> None:
+    """Raise `UserError` for a model that the engine would run wrongly.
+
+    Those are other families, encoder-decoders, quantised checkpoints, sliding windows shorter than
+    the model's positions, and RoPE whose frequencies depend on the prompt's length (dynamic,
+    longrope): a chunk cached by itself would be rotated by other frequencies than in its prompt.
+    """
+    family = config.model_type
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"'{family}' is an encoder-decoder; only decoders can be run")
+    if family not in FAMILIES:
+        raise UserError(
+            f"model type '{family}' is not supported; supported are {', '.join(FAMILIES)}"
+        )
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError("the checkpoint is quantised, which is not supported: name the plain one")
+    window = getattr(config, "sliding_window", None)
+    layers = getattr(config, "layer_types", None) or ["sliding_attention"]
+    if window and window < config.max_position_embeddings and "sliding_attention" in layers:
+        raise UserError(
+            f"the model attends through a sliding window of {window} tokens, which is not "
+            "supported: name a model without one, such as mistral-7b (v0.3)"
+        )
+    rope = getattr(config, "rope_parameters", None) or {}
+    rope_type = rope.get("rope_type", "default")
+    if rope_type not in ROPE_TYPES:
+        raise UserError(
+            f"RoPE type '{rope_type}' depends on the prompt's length or is unknown; "
+            f"supported are {', '.join(ROPE_TYPES)}"
+        )
+
+
+def pick_device(name: str) -> torch.device:
+    """The device that `name` means; `auto` is CUDA where there is one, else the CPU.
+
+    Apple's MPS must be asked for by name: nothing here has been measured on it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"device '{name}' is not to be had here; use auto, cpu, cuda or mps"
+        ) from error
+    if device.type == "meta":
+        raise UserError("device 'meta' holds no weights; use auto, cpu, cuda or mps")
+    return device
+
+
+def pick_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `name` means: `auto` is float32 on the CPU, bfloat16 elsewhere.
+
+    float16 on the CPU is refused: slower there than float32, with a range that can overflow.
+    """
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if name not in DTYPES:
+        raise UserError(f"unknown dtype '{name}'; use auto, {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise UserError("float16 on the CPU is slower than float32; use float32 or bfloat16 there")
+    return DTYPES[name]
+
+
+def weight_fingerprint(model: PreTrainedModel) -> str:
+    """16 hex digits over name, shape and 256 evenly strided elements of every parameter.
+
+    Elements are rounded to bfloat16, those below float16's normal range to 0, so that the weights
+    of a bfloat16 or float16 checkpoint agree whatever the dtype or file format they were loaded
+    from; a fine-tune differs. Tied parameters count once.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        stride = -(-parameter.numel() // _SAMPLES)
+        sample = parameter.detach().flatten()[::stride].to(torch.bfloat16).float().cpu()
+        sample = torch.where(sample.abs() < _SMALLEST, torch.zeros(()), sample)
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _from_pretrained(
+    location: str,
+    *,
+    local_files_only: bool,
+    config: PreTrainedConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    try:
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            local_files_only=local_files_only,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+        return loaded
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "memory" in str(error):
+            raise UserError(f"out of memory while loading {location}; {_SMALLER}") from error
+        raise
+
+
+def _check_room(
+    source: ModelSource, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Compare the weights in `dtype` with the free memory, before any of them is fetched."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    need = sum(parameter.nbytes for parameter in model.parameters())
+    cuda = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available
+    if need > free:
+        raise UserError(
+            f"model '{source.name}' takes {need / 1e9:.1f} GB as {str(dtype).split('.')[-1]} and "
+            f"{free / 1e9:.1f} GB are free on {device}; {_SMALLER}"
+        )
+
+
+def max_positions(config: PreTrainedConfig) -> int:
+    """The longest prompt: the declared positions, or what YaRN stretches the original ones to."""
+    rope = config.rope_parameters
+    stretched = 0.0
+    if rope.get("rope_type") == "yarn" and rope.get("original_max_position_embeddings"):
+        stretched = rope["original_max_position_embeddings"] * rope["factor"]
+    return max(config.max_position_embeddings, int(stretched))

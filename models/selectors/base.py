@@ -1,0 +1,65 @@
+"""What a selector is: which document positions to recompute, and what that depends on."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import Field, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.probe import Probe
+from models.prompt import Prompt
+
+
+class BaseSelector(ABC):
+    """Chooses the positions that are recomputed in context.
+
+    Attributes
+    ----------
+    adds_question : every question position is recomputed too (all but ``cat`` and ``attnlink``).
+        Whoever asks for a check layer or a question pass needs it: both overwrite the KVs of the
+        question's rows, and only recomputing them makes them whole again.
+    knows_rate : the choice depends on the recompute ratio.
+    oracle : it looks at a real full prefill; an upper bound, whose time is never reported.
+    """
+
+    adds_question = True
+    oracle = False
+
+    @property
+    def knows_rate(self) -> bool:
+        return True
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Scores found offline that it reads, as files of stage 2: ``surprisal``, ``sinks``."""
+        return ()
+
+    @abstractmethod
+    def select(self, probe: Probe) -> Tensor:
+        """Positions to recompute, int64, any order, unique.
+
+        At most ``probe.budget`` document positions; the last position of the prompt, too, where the
+        selector does not leave the question to the engine.
+        """
+
+    def check_item(self, item_id: str, prompt: Prompt) -> None:  # noqa: B027 - most serve any item
+        """Raise :class:`UserError` where this item cannot be served, before anything is run."""
+
+    def identity(self) -> dict[str, Any]:
+        """Everything that changes its choices: its options, and hashes of files they name."""
+        return {field.name: getattr(self, field.name) for field in option_fields(type(self))}
+
+
+def top_k(scores: Tensor, k: int) -> Tensor:
+    """Indices of the ``k`` largest scores, ties to the lower index, in float32 or better."""
+    if scores.dtype in (torch.bfloat16, torch.float16):
+        raise TypeError("scores must be float32: summed in half precision they tie everywhere")
+    return torch.sort(scores, descending=True, stable=True).indices[:k]
+
+
+def option_fields(cls: Any) -> list[Field[Any]]:
+    """The fields of a selector that a user may set."""
+    return [field for field in fields(cls) if field.init]

@@ -1,0 +1,1 @@
+"""What every stage begins with: options, a session, the environment."""
