@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from bench.prefill import PrefillBench
 from bench.stand import Stand
 from models.atomic import disk_errors, writing
 from stage.environment import describe
-from stage.options import run
+from stage.options import command
 
 SCRATCH = ".bench-"
 
@@ -97,4 +98,4 @@ def _scratch(root: Path) -> tempfile.TemporaryDirectory[str]:
 
 
 if __name__ == "__main__":
-    run(BenchConfig, main, "bench")
+    sys.exit(command("bench", BenchConfig, main))

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from bench.prompts import PREFIX_TOKENS, QUESTION_TOKENS
 from models import selectors
 from models.errors import UserError
+from models.load import source
 from models.selectors import BaseSelector
+from stage.config import MachineOptions
 from stage.options import option
-from stage.session import ModelConfig
 
 SHORTEST = PREFIX_TOKENS + QUESTION_TOKENS + 32
 
@@ -47,9 +48,14 @@ class Method:
 
 
 @dataclass
-class BenchConfig(ModelConfig):
+class BenchConfig(MachineOptions):
     """Measure precompute, prefill and decoding at several prompt lengths."""
 
+    model: str = option(
+        "smollm2-135m", "alias of config/models.yaml, hub id, local folder or .gguf file"
+    )
+    kvs: str = option("kvs", "folder in which KVs lie while they are timed")
+    outputs: str = option("outputs", "folder of the results")
     # 8,128 and not 8,192: the embedded model has 8,192 positions, and the decoded tokens need some.
     lengths: list[int] = option([1024, 2048, 4096, 8128], "prompt lengths in tokens")
     # A run costs most on the longest prompt: only what the figure shows is timed there.
@@ -78,7 +84,8 @@ class BenchConfig(ModelConfig):
     llamacpp_up_to: int = option(4096, "longest prompt for llama.cpp, where it is installed")
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        source.check(self.model)
+        self.check_threads()
         for name, least in (("rounds", 1), ("chunk_size", 2), ("decode_tokens", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} must be {least} or more")

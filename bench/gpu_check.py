@@ -39,7 +39,7 @@ from models.prompt import Prompt
 from models.selectors import FULL_PREFILL
 from models.timing import Stopwatch, synchronize
 from stage.environment import machine, revision
-from stage.options import run
+from stage.options import command
 
 SINK = [1]
 GATE_TOKENS = 1000
@@ -257,4 +257,4 @@ def main(config: GpuCheckConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(GpuCheckConfig, main, "gpu-check")
+    sys.exit(command("gpu-check", GpuCheckConfig, main))

@@ -1,4 +1,8 @@
-"""Stage 1's files: inputs/<model>/<dataset>.jsonl and its .meta.json, written and read."""
+"""Stage 1's files: inputs/<model>/<dataset>-<key>.jsonl and its .meta.json, written and read.
+
+The key is a hash of everything that the items are made from, so settings live side by side, and
+what was made from something else is never taken for what is asked for.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from data.datasets import Dataset
 from data.segments import Splitting
 from models.atomic import writing
+from models.code import code_digest
 from models.errors import UserError
 from models.prompt import Prompt
+from models.sealed import digest, seal, unseal
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -32,49 +41,132 @@ class Item:
     row: dict[str, Any]
 
 
+class Recipe(BaseModel):
+    """Everything that a dataset's items are made from.
+
+    Attributes
+    ----------
+    entry : hash of the dataset's entry (prompt, answer length, ...). rows : hash of the raw rows.
+    code : hash of the source that reads or generates rows and splits them.
+    settings : those of :class:`~data.segments.Splitting`; generation: those of generated rows.
+    sink : tokens put in front of a chunk that is captured alone.
+    limit : only the first so many rows.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    dataset: str
+    version: int
+    entry: str
+    rows: str
+    model: str
+    tokenizer: str
+    settings: dict[str, Any]
+    generation: dict[str, Any]
+    sink: list[int]
+    limit: int | None
+    code: str
+
+    @property
+    def key(self) -> str:
+        """8 hex that name the inputs made by it."""
+        return digest({"format": FORMAT_VERSION, **self.model_dump()})[:8]
+
+
+class Meta(BaseModel):
+    """The sidecar: what the items were made from, where their rows came from, and their seal.
+
+    ``truncated`` counts prompts that lost tokens, ``sha256`` is that of the items' file.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal[2]
+    recipe: Recipe
+    source: str
+    where: str
+    is_sample: bool
+    available: int
+    rows: int
+    truncated: int
+    sha256: str
+
+
 @dataclass(frozen=True)
 class Inputs:
     """All items of one dataset for one model, and the sidecar that says what they are."""
 
     path: Path
-    meta: dict[str, Any]
+    meta: Meta
     items: list[Item]
 
     @property
+    def recipe(self) -> Recipe:
+        return self.meta.recipe
+
+    @property
     def settings(self) -> Splitting:
-        return Splitting(**self.meta["settings"])
+        return Splitting(**self.recipe.settings)
 
     @property
     def sink(self) -> list[int]:
         """Tokens put in front of a chunk that is captured alone."""
-        return self.meta["sink"]
+        return self.recipe.sink
 
     @property
     def chunk_meta(self) -> dict[str, Any]:
         """What a KV file must have in common with these inputs, besides its tokens."""
-        return {**self.meta["settings"], "sink": self.sink}
+        return {**self.recipe.settings, "sink": self.sink}
 
     @property
     def note(self) -> str | None:
         """The line that every result on a built-in sample carries."""
-        if not self.meta["is_sample"]:
+        if not self.meta.is_sample:
             return None
         return (
-            f"BUILT-IN SAMPLE, NOT THE BENCHMARK: {self.meta['available']} rows written for kvfuse "
-            f"stand in for {self.meta['dataset']}; no score compares with a published one"
+            f"BUILT-IN SAMPLE, NOT THE BENCHMARK: {self.meta.available} rows written for kvfuse "
+            f"stand in for {self.recipe.dataset}; no score compares with a published one"
         )
 
     def fingerprint(self) -> str:
-        """16 hex over ids, tokens and answers of the items: the same fingerprint, the same test."""
-        digest = hashlib.sha256()
+        """16 hex over all that is asked, read and scored: the same fingerprint, the same test."""
+        content = hashlib.sha256()
         for item in self.items:
-            digest.update(json.dumps([item.id, item.prompt.sha256(), item.answers]).encode())
-        return digest.hexdigest()[:16]
+            scored = {key: value for key, value in item.row.items() if key != "tokens"}
+            content.update(digest([item.prompt.sha256(), item.prompt.segments, scored]).encode())
+        return content.hexdigest()[:16]
 
 
-def item_path(folder: str | Path, model: str, dataset: str) -> Path:
-    """Where a dataset's inputs for a model lie."""
-    return Path(folder) / model / f"{dataset}.jsonl"
+def make_recipe(
+    dataset: Dataset,
+    *,
+    rows: str,
+    model: str,
+    tokenizer: str,
+    settings: Splitting,
+    generation: dict[str, Any],
+    sink: list[int],
+    limit: int | None,
+) -> Recipe:
+    """The recipe for a dataset's items; see :class:`Recipe` for the arguments."""
+    return Recipe(
+        dataset=dataset.name,
+        version=dataset.version,
+        entry=digest(asdict(dataset))[:16],
+        rows=rows,
+        model=model,
+        tokenizer=tokenizer,
+        settings=asdict(settings),
+        generation=generation,
+        sink=sink,
+        limit=limit,
+        code=code_digest("data.rows", "data.segments"),
+    )
+
+
+def item_path(folder: str | Path, recipe: Recipe) -> Path:
+    """Where the items made by a recipe lie."""
+    return Path(folder) / recipe.model / f"{recipe.dataset}-{recipe.key}.jsonl"
 
 
 def safe_ids(ids: Iterable[Any]) -> list[str]:
@@ -90,16 +182,28 @@ def safe_ids(ids: Iterable[Any]) -> list[str]:
     return list(result)
 
 
-def write(path: Path, rows: Sequence[dict[str, Any]], meta: dict[str, Any]) -> None:
-    """Write both files; the sidecar comes last and seals the other by its sha256."""
-    digest = hashlib.sha256()
+def write(path: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, **found: Any) -> None:
+    """Write both files; the sidecar comes last and seals the other by its sha256.
+
+    Parameters
+    ----------
+    found : the other fields of :class:`Meta`, but ``format``, ``rows`` and ``sha256``.
+    """
+    content = hashlib.sha256()
     with writing(path) as file:
         for row in rows:
-            line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
-            digest.update(line)
+            line = json.dumps(row, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            content.update(line)
             file.write(line)
-    sealed = {"format": FORMAT_VERSION, **meta, "sha256": digest.hexdigest()}
+    meta = Meta(
+        format=FORMAT_VERSION,
+        recipe=recipe,
+        rows=len(rows),
+        sha256=content.hexdigest(),
+        **found,
+    )
     with writing(meta_path(path)) as file:
+        sealed = seal(meta.model_dump())
         file.write(json.dumps(sealed, indent=2, ensure_ascii=False).encode() + b"\n")
 
 
@@ -108,30 +212,33 @@ def meta_path(path: Path) -> Path:
     return path.with_suffix(".meta.json")
 
 
-def read_meta(path: Path) -> dict[str, Any] | None:
-    """The sidecar, or None where it is missing, damaged or of another format."""
-    try:
-        meta = json.loads(meta_path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return meta if isinstance(meta, dict) and meta.get("format") == FORMAT_VERSION else None
-
-
-def read(path: Path, remedy: str, limit: int | None = None) -> Inputs:
-    """Read the first ``limit`` items.
+def read(path: Path, recipe: Recipe) -> Inputs:
+    """Read the items that ``recipe`` makes.
 
     Raises
     ------
-    UserError : missing, or not the file that the sidecar seals; ``remedy`` is the command to run.
+    FileNotFoundError : nothing was made by it yet.
+    UserError : a file is damaged, was edited, or was made from something else.
     """
-    meta = read_meta(path)
-    if meta is None or not path.is_file():
-        raise UserError(f"{path} or its sidecar is missing or damaged; build it: {remedy}")
-    lines = path.read_bytes()
-    if hashlib.sha256(lines).hexdigest() != meta["sha256"]:
-        raise UserError(f"{path} is not what its sidecar describes; rebuild it: {remedy}")
-    items = [_item(json.loads(line)) for line in lines.splitlines()[:limit]]
-    return Inputs(path, meta, items)
+    sidecar = meta_path(path)
+    try:
+        meta = Meta.model_validate(unseal(json.loads(sidecar.read_text(encoding="utf-8"))))
+        lines = path.read_bytes()
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise UserError(f"{sidecar} is damaged ({place}: {first['msg']})") from None
+    except ValueError as error:
+        raise UserError(f"{sidecar} is damaged ({error})") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} or its sidecar is a folder; move it away") from None
+    except PermissionError:
+        raise UserError(f"{path} or its sidecar may not be read; check its permissions") from None
+    if meta.recipe != recipe:
+        raise UserError(f"{sidecar} was made from something else than its name says")
+    if hashlib.sha256(lines).hexdigest() != meta.sha256:
+        raise UserError(f"{path} is not what its sidecar describes")
+    return Inputs(path, meta, [_item(json.loads(line)) for line in lines.splitlines()])
 
 
 def _item(row: dict[str, Any]) -> Item:

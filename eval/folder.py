@@ -7,12 +7,15 @@ import fcntl
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from eval.record import from_line, to_line
 from models.atomic import disk_errors, remove_leftovers, writing
 from models.errors import UserError
+from models.sealed import seal, unseal
 
 
 class RunFolder:
@@ -79,13 +82,13 @@ class RunFolder:
             if self._file and os.fstat(self._file.fileno()).st_size:
                 raise UserError(f"{path} is missing beside its records; start over with FRESH=1")
             with writing(path) as file:
-                file.write(dumps(present))
+                file.write(dumps(seal(present)))
             return
         try:
-            saved = json.loads(path.read_text(encoding="utf-8"))
+            saved = unseal(json.loads(path.read_text(encoding="utf-8")))
             parts = [(present[part], dict(saved[part])) for part in present]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f"{path} is damaged; start over with FRESH=1") from None
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{path} is damaged ({error}); start over with FRESH=1") from None
         for ours, theirs in parts:
             for key in sorted(ours.keys() | theirs.keys()):
                 then, now = theirs.get(key), ours.get(key)
@@ -96,27 +99,47 @@ class RunFolder:
                     )
 
     def _read_records(self) -> None:
-        """Finished items; a line that a killed run left half written is cut off."""
+        """Finished items. A line that a killed run left half written is cut off.
+
+        Any other damaged line costs its own item only: it is told, and the item is done again.
+        """
         assert self._file is not None
         self._file.seek(0)
         content = self._file.read()
         whole = content[: content.rfind(b"\n") + 1]
         if len(whole) < len(content):
             self._file.truncate(len(whole))
-        for number, line in enumerate(whole.splitlines(), 1):
+        damaged = []
+        for number, line in enumerate(whole.split(b"\n"), 1):
             try:
-                record = json.loads(line)
-                self.records[record["id"]] = record
-            except (ValueError, KeyError, TypeError):
-                raise UserError(
-                    f"{self.path}/records.jsonl line {number} is damaged; start over with FRESH=1"
-                ) from None
+                if line.strip():
+                    record = from_line(line)
+                    self.records[record["id"]] = record
+            except ValueError as error:
+                damaged.append(f"{number} ({error})")
+        if damaged:
+            print(
+                f"eval: {self.path}/records.jsonl: damaged or edited: line {', '.join(damaged)}; "
+                "left out, and its item done again",
+                file=sys.stderr,
+            )
 
     def append(self, record: dict[str, Any]) -> None:
-        """Keep one finished item, on disk before this returns."""
+        """Keep one finished item, on disk before this returns.
+
+        Raises
+        ------
+        UserError : a figure is NaN or infinite, or the disk refuses it.
+        """
         assert self._file is not None
+        try:
+            line = to_line(record)
+        except ValueError as error:
+            raise UserError(
+                f"item {record['id']} of {self.path.name} cannot be kept: {error}"
+            ) from None
         with disk_errors(self.path / "records.jsonl"):
-            self._file.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")
+            self._file.write(line)
             self._file.flush()
             os.fsync(self._file.fileno())
         self.records[record["id"]] = record
@@ -124,9 +147,28 @@ class RunFolder:
     def finish(self, result: dict[str, Any], text: str) -> None:
         """Write ``result.json`` and ``result.txt``."""
         with writing(self.path / "result.json") as file:
-            file.write(dumps(result))
+            file.write(dumps(seal(result)))
         with writing(self.path / "result.txt") as file:
             file.write(text.encode())
+
+
+def read_result(path: Path) -> dict[str, Any]:
+    """A run's ``result.json``.
+
+    Raises
+    ------
+    UserError : it cannot be read, was damaged or edited, or comes from an earlier version.
+    """
+    try:
+        result = unseal(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise UserError(
+            f"{path} is damaged or of an earlier version ({error}); the same make eval writes it "
+            "anew"
+        ) from None
+    return result
 
 
 def digest(config: Any) -> str:

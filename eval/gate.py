@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from chunk.build import ensure
+
 from eval import gating
 from models.errors import UserError
-from stage.options import run
-from stage.session import ModelConfig, begin
+from stage.config import ModelConfig
+from stage.options import command
+from stage.session import begin
 
 
 def main(config: ModelConfig) -> None:
     """Print the gate's table; a failure is exit code 2."""
-    session = next(begin(config))
+    session = next(begin(config, ensure))
     outcome = gating.run(session)
     print(f"{session.source.name}, {session.loaded.dtype}, {session.engine.backend} attention")
     print(gating.table(outcome))
@@ -19,4 +23,4 @@ def main(config: ModelConfig) -> None:
 
 
 if __name__ == "__main__":
-    run(ModelConfig, main, "gate", "eval.gate")
+    sys.exit(command("gate", ModelConfig, main))

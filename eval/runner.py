@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,37 +13,54 @@ from tqdm import tqdm
 from data.inputs import Item
 from eval import gating
 from eval.analysis.summary import summarize
-from eval.config import MethodsConfig, Variant
+from eval.config import EvalConfig
 from eval.evaluator import Evaluator
 from eval.folder import RunFolder
 from eval.report import table as report
+from eval.variants import Variant
+from models import selectors
+from models.code import code_digest
 from models.errors import UserError
 from models.kv import store
+from precompute import build as precompute
 from stage import environment
 from stage.session import Session
 
 LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path
+# What a record depends on, besides the method's own file.
+MEASURED_BY = (
+    "models.engine",
+    "models.flops",
+    "models.kv.capture",
+    "models.kv.store",
+    "eval.analysis.fidelity",
+    "eval.metrics.scores",
+)
+EVALUATOR = Path(__file__).parent / "evaluator.py"
 Runs = list[tuple[Variant, RunFolder]]
 Warm = set[tuple[str, float | None]]
 
 
-def evaluate_dataset(session: Session, config: MethodsConfig, warm: Warm) -> list[dict[str, Any]]:
+def evaluate_dataset(
+    session: Session, config: EvalConfig, variants: Sequence[Variant], warm: Warm
+) -> list[dict[str, Any]]:
     """Results of all methods; finished items of earlier runs are not done again.
 
     Parameters
     ----------
     warm : methods that this process has run already; added to.
     """
-    evaluator = Evaluator(session, config)
+    evaluator = Evaluator(session, config, variants)
     check_room(session, evaluator.max_new_tokens)
-    check_layers(session, config.variants)
+    check_layers(session, variants)
+    precompute.ensure(session, evaluator.needs, evaluator.fuses)
     for item in session.inputs.items:
         evaluator.check(item)
     gate = gating.checked(session)
     with ExitStack() as stack:
         runs = [
             (variant, stack.enter_context(folder(session, evaluator, variant).opened(config.fresh)))
-            for variant in config.variants
+            for variant in variants
         ]
         evaluate(session, evaluator, runs, warm)
         results = []
@@ -72,15 +90,14 @@ def check_room(session: Session, max_new_tokens: int) -> None:
         )
 
 
-def check_layers(session: Session, variants: list[Variant]) -> None:
-    """Refuse a check layer that the model lacks, before a folder is made for the run."""
+def check_layers(session: Session, variants: Sequence[Variant]) -> None:
+    """Refuse a method that looks at a layer that the model lacks, before a folder is made."""
     last = len(session.engine.modules.layers) - 1
     for variant in variants:
-        first, count = (variant.options.get(o, 0) for o in ("check_layer", "filter_layers"))
-        if first + max(count - 1, 0) > last:
-            asked = f"CHECK_LAYER={first}" + (f" and FILTER_LAYERS={count}" if count > 1 else "")
+        if variant.selector and variant.selector.deepest > last:
             raise UserError(
-                f"REUSE={variant.spec} asks for {asked}: the model has layers 0 to {last}"
+                f"REUSE={variant.spec} looks at layer {variant.selector.deepest}: the model has "
+                f"layers 0 to {last}"
             )
 
 
@@ -94,7 +111,8 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "tokenizer": session.tokenizer_fingerprint,
         "dataset": session.dataset.name,
         "version": session.dataset.version,
-        "source": session.inputs.meta["source"],
+        "entry": session.inputs.recipe.entry,
+        "source": session.inputs.meta.source,
         "inputs": session.inputs.fingerprint(),
         "items": len(session.inputs.items),
         "chunking": session.inputs.chunk_meta,
@@ -107,6 +125,8 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "dtype": session.engine.modules.dtype_name,
         "device": session.loaded.device.type,
         "backend": session.engine.backend,
+        "code": code_digest(*MEASURED_BY, files=[EVALUATOR]),
+        "method_code": selectors.code_of(variant.selector) if variant.selector else None,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
@@ -176,7 +196,7 @@ def conclude(
         "oracle": variant.oracle,
         "folder": str(run_folder.path),
         "environment": environment.describe(session.loaded, session.engine),
-        "inputs": session.inputs.meta,
+        "inputs": session.inputs.meta.model_dump(),
         "gate": gate,
         "memory_mb": environment.memory(
             session.loaded,

@@ -1,11 +1,13 @@
 """``make sweep``: a grid of methods and rates, each item's full prefill and KV load shared.
 
-Run it from the repository root: ``python -m eval.sweep --reuse debug random --rate 0.05 0.15``.
+Run it from the repository root: ``python -m eval.sweep REUSE="debug random" RATE="0.05 0.15"``.
 Every point of the grid has its own folder, so a larger grid goes on from a smaller one.
 """
 
 from __future__ import annotations
 
+import sys
+from chunk.build import ensure
 from pathlib import Path
 from typing import Any
 
@@ -13,18 +15,17 @@ from eval.config import SweepConfig
 from eval.folder import digest, dumps
 from eval.report import grid as sweep_report
 from eval.runner import Warm, evaluate_dataset
+from eval.variants import make_variants, method_options
 from models.atomic import remove_leftovers, writing
-from stage.options import run
+from stage.options import command
 from stage.session import Session, begin
 
 
 def main(config: SweepConfig) -> None:
     """Run the grid on every dataset named; each ends with a table, ``sweep.json`` and a picture."""
-    if config.check_options:
-        return
-    warm: Warm = set()
-    for session in begin(config):
-        results = evaluate_dataset(session, config, warm)
+    variants, warm = make_variants(config), Warm()
+    for session in begin(config, ensure):
+        results = evaluate_dataset(session, config, variants, warm)
         print(f"\n{conclude(session, config, results)}")
 
 
@@ -47,4 +48,4 @@ def conclude(session: Session, config: SweepConfig, results: list[dict[str, Any]
 
 
 if __name__ == "__main__":
-    run(SweepConfig, main, "sweep", "eval.sweep")
+    sys.exit(command("sweep", SweepConfig, main, more=method_options))

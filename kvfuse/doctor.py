@@ -14,33 +14,47 @@ from pathlib import Path
 import psutil
 import torch
 
-from data import datasets, inputs
+from data import datasets
 from data.packs import pack_file
 from data.sources import longbench
 from models.attention.flashinfer_rows import obstacle
 from models.errors import UserError
 from models.load.source import alias_table, cache_dir, hub_trouble
 from models.load.weights import FAMILIES, pick_device, pick_dtype
-from stage.options import StageConfig, run
+from stage.options import command, option
 
 GIB = 1 << 30
 
 
+@dataclass
+class DoctorConfig:
+    """Look at this machine: what is here, and what is lacking."""
+
+    inputs: str = option("inputs", "folder of stage 1's results")
+    kvs: str = option("kvs", "folder of stage 2's results")
+    outputs: str = option("outputs", "folder of stage 3's results")
+    longbench_dir: str | None = option(None, "folder with LongBench's files, to be looked through")
+
+
 @dataclass(frozen=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do where it falls short."""
+    """One line: what was looked at, what was found, and what to do about it.
+
+    ``hint`` opens up more; ``remedy`` mends what does not work here, which is a lack.
+    """
 
     what: str
     found: str
     remedy: str | None = None
+    hint: str | None = None
 
     def __str__(self) -> str:
-        mark = "  " if self.remedy is None else "! "
-        line = f"{mark}{self.what:<14} {self.found}"
-        return line if self.remedy is None else f"{line}\n  {'':<14} -> {self.remedy}"
+        line = f"{'! ' if self.remedy else '  '}{self.what:<14} {self.found}"
+        advice = self.remedy or self.hint
+        return f"{line}\n  {'':<14} -> {advice}" if advice else line
 
 
-def main(config: StageConfig) -> None:
+def main(config: DoctorConfig) -> None:
     """Print every finding; lacks are marked, and none is an error."""
     online = hub_trouble("HuggingFaceTB/SmolLM2-135M-Instruct") is None
     findings = [*software(), *hardware(config), *models(online), *data(config, online)]
@@ -56,7 +70,7 @@ def software() -> Iterator[Finding]:
     yield Finding("transformers", f"{version('transformers')}; runs {', '.join(FAMILIES)}")
 
 
-def hardware(config: StageConfig) -> Iterator[Finding]:
+def hardware(config: DoctorConfig) -> Iterator[Finding]:
     """Device, attention kernels, memory and disk."""
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
@@ -67,7 +81,9 @@ def hardware(config: StageConfig) -> Iterator[Finding]:
     if device.type == "cuda":
         lack = obstacle(device, dtype, 128)
         yield Finding(
-            "flashinfer", *((f"not used: {lack}", lack) if lack else (_flashinfer(), None))
+            "flashinfer",
+            f"not used, attention by sdpa instead: {lack}" if lack else _flashinfer(),
+            hint=lack,
         )
     else:
         yield Finding("flashinfer", "not used: it serves CUDA devices only")
@@ -89,26 +105,26 @@ def models(online: bool) -> Iterator[Finding]:
     if online:
         yield Finding("hub", f"reachable; fetched from it when first used: {others}")
     else:
-        remedy = f"go online for {others}; or MODEL= a local folder or .gguf file"
-        yield Finding("hub", "not reachable", remedy)
+        hint = f"go online for {others}; or MODEL= a local folder or .gguf file"
+        yield Finding("hub", "not reachable", hint=hint)
     yield Finding("model cache", str(cache_dir()))
 
 
-def data(config: StageConfig, online: bool) -> Iterator[Finding]:
+def data(config: DoctorConfig, online: bool) -> Iterator[Finding]:
     """Where each dataset's rows would come from, and which inputs are there."""
     try:
         size = pack_file("hotpotqa.json").stat().st_size
         yield Finding("data pack", f"HotpotQA, {size / 1e6:.0f} MB")
     except UserError as error:
         yield Finding("data pack", "missing", str(error))
-    yield longbench_rows(os.environ.get("LONGBENCH_DIR"), online)
-    made = [path for path in Path(config.inputs).glob("*/*.jsonl") if inputs.read_meta(path)]
-    yield Finding("inputs made", ", ".join(sorted(map(str, made))) or "none yet")
+    yield longbench_rows(config.longbench_dir, online)
+    made = sorted(map(str, Path(config.inputs).glob("*/*.jsonl")))
+    yield Finding("inputs made", ", ".join(made) or "none yet")
 
 
 def longbench_rows(folder: str | None, online: bool) -> Finding:
     """Where LongBench's rows would be read from now."""
-    remedy = "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online"
+    hint = "set LONGBENCH_DIR= to a folder with LongBench's jsonl files, or go online"
     if folder:
         lacking = []
         for dataset in datasets.expand("all"):
@@ -123,7 +139,7 @@ def longbench_rows(folder: str | None, online: bool) -> Finding:
         return Finding("longbench", f"the hub's {cached[0]}, cached")
     if online:
         return Finding("longbench", "the hub, fetched when first used")
-    return Finding("longbench", "only the built-in samples, which are not the benchmark", remedy)
+    return Finding("longbench", "only the built-in samples, which are not the benchmark", hint=hint)
 
 
 def _disk(folder: str) -> Finding:
@@ -149,4 +165,4 @@ def _total() -> float:
 
 
 if __name__ == "__main__":
-    run(StageConfig, main, "doctor")
+    sys.exit(command("doctor", DoctorConfig, main))

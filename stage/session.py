@@ -1,59 +1,74 @@
-"""What precompute and eval both begin with: a model, its tokenizer, and inputs that fit it."""
+"""What the stages share: a model before and after its weights are loaded, and its inputs."""
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
-from data import datasets, inputs
+from data import inputs
 from data.datasets import Dataset
 from data.inputs import Inputs, Item
 from models.engine import Engine
 from models.errors import UserError
 from models.kv import store
-from models.load.source import ModelSource, resolve
+from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import fingerprint, load_tokenizer
-from models.load.weights import LoadedModel, load
-from stage.options import StageConfig, option
+from models.load.weights import LoadedModel, check_supported, load, pick_device, pick_dtype
+from models.sealed import digest
+from stage.config import InputsConfig, ModelConfig
 
 
-@dataclass
-class ModelConfig(StageConfig):
-    """Options of the stages that run the model."""
+@dataclass(frozen=True)
+class Unloaded:
+    """A model whose weights are not loaded: where it is, its configuration, its tokenizer."""
 
-    device: str = option("auto", "auto, cpu, cuda or mps")
-    dtype: str = option("auto", "auto (float32 on CPU, else bfloat16), float32, bfloat16, float16")
-    backend: str = option(
-        "auto", "attention back end: auto, blocked, sdpa, flashinfer[:single|:paged]"
-    )
-    threads: int | None = option(None, "CPU threads; PyTorch's choice by default")
+    source: ModelSource
+    config: PreTrainedConfig
+    tokenizer: PreTrainedTokenizerBase
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        cores = os.cpu_count() or 1
-        if self.threads is not None and not 1 <= self.threads <= cores:
-            raise UserError(f"THREADS={self.threads}: give 1 to {cores}, the cores of this machine")
+    @classmethod
+    def find(cls, model: str) -> Unloaded:
+        """What ``MODEL=`` names; raises UserError for what cannot be had or is not supported."""
+        source = resolve(model)
+        tokenizer = load_tokenizer(source)
+        config = fetch(source, AutoConfig.from_pretrained)
+        check_supported(config)
+        return cls(source, config, tokenizer)
+
+    @cached_property
+    def tokenizer_fingerprint(self) -> str:
+        return fingerprint(self.tokenizer)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Session:
     """A loaded model with the engine around it and one dataset's inputs."""
 
-    source: ModelSource
-    tokenizer: PreTrainedTokenizerBase
-    tokenizer_fingerprint: str
+    unloaded: Unloaded
     loaded: LoadedModel
     engine: Engine
     dataset: Dataset
     inputs: Inputs
     config: ModelConfig
+
+    @property
+    def source(self) -> ModelSource:
+        return self.unloaded.source
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.unloaded.tokenizer
+
+    @property
+    def tokenizer_fingerprint(self) -> str:
+        return self.unloaded.tokenizer_fingerprint
 
     def expected(self, item: Item) -> dict[str, Any]:
         """The meta that this item's KV files must have."""
@@ -66,68 +81,71 @@ class Session:
             chunking=self.inputs.chunk_meta,
         )
 
+    @cached_property
+    def kv_root(self) -> Path:
+        """Where this dataset's KV files lie: by the dataset's name, where all else is default.
+
+        Other chunks, other generated rows and another dtype get a folder of their own, so that
+        going from one setting to another and back rebuilds nothing.
+        """
+        chosen = changed(self.config) | self.inputs.meta.recipe.generation
+        auto = pick_dtype("auto", pick_device(self.config.device))
+        if self.loaded.dtype != auto:
+            chosen["dtype"] = self.engine.modules.dtype_name
+        suffix = f"-{digest(chosen)[:6]}" if chosen else ""
+        return Path(self.config.kvs) / self.source.name / f"{self.dataset.name}{suffix}"
+
     def folder(self, item: Item) -> Path:
         """Where one item's KV files lie."""
-        return store.item_folder(self.config.kvs, self.source.name, self.dataset.name, item.id)
+        return self.kv_root / f"item_{item.id}"
 
     @property
     def precompute_command(self) -> str:
         """What rebuilds this dataset's KV files."""
-        config = self.config
-        extra = "".join(
-            f" {name.upper()}={value}"
-            for name, value in (
-                ("dtype", config.dtype),
-                ("kvs", config.kvs),
-                ("inputs", config.inputs),
-            )
-            if value not in ("auto", name)
-        )
-        return f"make precompute MODEL={config.model} DATASET={self.dataset.name}{extra}"
+        return self.config.command("precompute", dataset=self.dataset.name)
 
 
-def begin(config: ModelConfig) -> Iterator[Session]:
-    """Load the model once and yield a session for every dataset named.
+def changed(config: InputsConfig) -> dict[str, Any]:
+    """The options that decide an item's tokens, chunks and id, as far as they are not default."""
+    default = InputsConfig()
+    names = ("chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir")
+    values = {name: getattr(config, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(default, name)}
 
-    All inputs are looked for before the model is loaded; each is read when its turn comes.
+
+Find = Callable[[Unloaded, Dataset, ModelConfig], Inputs]
+
+
+def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
+    """A session for every dataset named; the model is loaded once, after all inputs are found.
+
+    Of several datasets the inputs are read anew when their turn comes: together they may be large.
+
+    Parameters
+    ----------
+    find : gets the inputs of one dataset: reads them, or builds what is missing.
 
     Raises
     ------
-    UserError : unknown model or dataset; inputs missing, made for another tokenizer, or longer than
-        the model can hold.
+    UserError : the model cannot be had, or an item is longer than the model can hold.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
-    source = resolve(config.model)
-    chosen = datasets.expand(config.dataset)
-    tokenizer = load_tokenizer(source)
-    tokenizer_fingerprint = fingerprint(tokenizer)
-    for dataset in chosen:
-        path, remedy = _inputs_of(config, source, dataset)
-        meta = inputs.read_meta(path)
-        if meta is None:
-            raise UserError(f"{path} or its sidecar is missing or damaged; build it: {remedy}")
-        if meta["tokenizer"] != tokenizer_fingerprint:
-            raise UserError(f"{path} was made with another tokenizer; rebuild it: {remedy}")
-    loaded = load(source, tokenizer, config.device, config.dtype)
+    unloaded = Unloaded.find(config.model)
+    pending = []
+    for dataset in config.datasets():
+        found = find(unloaded, dataset, config)
+        pending.append((dataset, found if len(config.datasets()) == 1 else None, found.recipe))
+    loaded = load(unloaded.source, unloaded.tokenizer, config.device, config.dtype)
     engine = Engine(loaded.model, config.backend)
-    for dataset in chosen:
-        path, remedy = _inputs_of(config, source, dataset)
-        found = inputs.read(path, remedy, config.limit)
+    for dataset, kept, recipe in pending:
+        found = kept or inputs.read(inputs.item_path(config.inputs, recipe), recipe)
         if found.note:
             print(f"*** {found.note} ***", file=sys.stderr)
         for item in found.items:
             if len(item.prompt) > loaded.max_positions:
                 raise UserError(
                     f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
-                    f"{loaded.max_positions}; rebuild the inputs: {remedy}"
+                    f"{loaded.max_positions}; set MAX_LENGTH={loaded.max_positions} or less"
                 )
-        yield Session(
-            source, tokenizer, tokenizer_fingerprint, loaded, engine, dataset, found, config
-        )
-
-
-def _inputs_of(config: ModelConfig, source: ModelSource, dataset: Dataset) -> tuple[Path, str]:
-    """Where a dataset's inputs lie, and the command that builds them."""
-    path = inputs.item_path(config.inputs, source.name, dataset.name)
-    return path, f"make chunk MODEL={config.model} DATASET={dataset.name}"
+        yield Session(unloaded, loaded, engine, dataset, found, config)

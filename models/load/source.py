@@ -57,30 +57,40 @@ def cache_dir() -> Path:
     return Path(os.environ.get("KVFUSE_CACHE") or ROOT / ".cache").expanduser().absolute()
 
 
-def resolve(model: str) -> ModelSource:
-    """The source that `model` names; a `.gguf` file is converted on first use.
+def check(model: str) -> str:
+    """What `model` names: "alias", "gguf", "folder" or "hub"; nothing is loaded or converted.
 
-    Raises `UserError` for anything that is not an alias of config/models.yaml, a folder with a
-    `config.json`, a readable `.gguf` file, or an `org/name` hub id. The network is not touched, so
-    whether a hub id exists shows when it is loaded.
+    Raises `UserError` for anything that is not an alias of config/models.yaml (with its package
+    installed), a folder with a `config.json`, a `.gguf` file, or an `org/name` hub id. The network
+    is not touched, so whether a hub id exists shows when it is loaded.
     """
-    model = model.strip()
-    aliases = _aliases()
+    model, aliases = model.strip(), _aliases()
+    path = Path(model).expanduser()
     if not model:
         raise UserError("no model named: set MODEL= to an alias such as smollm2-135m (make help)")
     if model in aliases:
-        return _from_alias(model, aliases[model])
-    path = Path(model).expanduser()
+        package = aliases[model].get("pack")
+        if package and _pack_gguf(package) is None:
+            raise UserError(
+                f"model '{model}' is in the package {package}, not installed here: run make setup"
+            )
+        return "alias"
     if path.suffix.lower() == ".gguf":
-        return _from_gguf(path)
+        if not path.is_file():
+            raise UserError(f"model '{path}': no such .gguf file")
+        return "gguf"
     if path.is_dir():
-        return _from_folder(path)
+        if not (path / "config.json").is_file():
+            raise UserError(
+                f"model folder '{path}' holds no config.json: name a Hugging Face model folder"
+            )
+        return "folder"
     if path.is_file():
         raise UserError(
             f"model '{model}' is a file, but not a .gguf: name the folder that holds it"
         )
     if _HUB_ID.fullmatch(model):
-        return ModelSource(model.replace("/", "--"), model, is_local=False)
+        return "hub"
     if "/" in model or model.startswith((".", "~")):
         raise UserError(f"model '{model}': no such folder, and not a hub id of the form org/name")
     near = difflib.get_close_matches(model.lower(), aliases, n=3, cutoff=0.4)
@@ -89,6 +99,21 @@ def resolve(model: str) -> ModelSource:
         f"unknown model '{model}' ({hint}make doctor and config/models.yaml list the aliases; "
         "a hub id org/name, a local folder or a .gguf file works too)"
     )
+
+
+def resolve(model: str) -> ModelSource:
+    """The source that `model` names; a `.gguf` file is converted on first use.
+
+    Raises `UserError` as `check` does, and for a `.gguf` file that cannot be converted.
+    """
+    kind, model = check(model), model.strip()
+    if kind == "alias":
+        return _from_alias(model, _aliases()[model])
+    if kind == "gguf":
+        return _from_gguf(Path(model).expanduser())
+    if kind == "folder":
+        return _from_folder(Path(model).expanduser())
+    return ModelSource(model.replace("/", "--"), model, is_local=False)
 
 
 def fetch(source: ModelSource, load: Callable[..., Any], **options: Any) -> Any:
@@ -150,34 +175,38 @@ def gguf_file(model: str) -> Path | None:
 
 
 def _aliases() -> dict[str, dict[str, str]]:
-    return yaml.safe_load(ALIASES.read_text(encoding="utf-8"))
+    """config/models.yaml: alias -> {"hub": id} or {"pack": package}."""
+    try:
+        table = yaml.safe_load(ALIASES.read_text(encoding="utf-8"))
+        for entry in table.values():
+            (key,) = entry
+            if key not in ("hub", "pack") or not isinstance(entry[key], str):
+                raise ValueError(f"{entry} is neither a hub id nor a pack")
+    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{ALIASES} must map aliases to {{hub: id}} or {{pack: package}}, one each ({reason}); "
+            "mend the file"
+        ) from None
+    return table
 
 
 def _from_alias(alias: str, entry: dict[str, str]) -> ModelSource:
     if "hub" in entry:
         return ModelSource(alias, entry["hub"], is_local=False)
     gguf = _pack_gguf(entry["pack"])
-    if gguf is None:
-        raise UserError(
-            f"model '{alias}' is in the package {entry['pack']}, not installed here: run make setup"
-        )
+    assert gguf is not None, "check() has seen it"
     return ModelSource(alias, _from_gguf(gguf).location, is_local=True)
 
 
 def _from_gguf(path: Path) -> ModelSource:
-    if not path.is_file():
-        raise UserError(f"model '{path}': no such .gguf file")
-    from models.load.gguf import convert  # brings torch in, which listing and resolving do not need
+    from models.load.gguf import convert  # brings torch in, which listing and checking do not need
 
     folder = convert(path)
     return ModelSource(folder.name, str(folder), is_local=True)
 
 
 def _from_folder(path: Path) -> ModelSource:
-    if not (path / "config.json").is_file():
-        raise UserError(
-            f"model folder '{path}' holds no config.json: name a Hugging Face model folder"
-        )
     folder = path.resolve()
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:6]
     return ModelSource(f"{folder.name}-{digest}", str(folder), is_local=True)

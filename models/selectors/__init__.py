@@ -1,12 +1,21 @@
 """Selectors: which document positions to recompute. One file each, found by its name.
 
-A selector is a dataclass named ``Selector`` in ``models/selectors/<name>.py`` with a method
-``select(probe)`` that returns document positions; its fields are its options. A *spec* names a
-selector with options of its own: ``debug``, ``debug:check=cached``, ``epic:lego_k=8``.
+A selector is a dataclass named ``Selector`` in ``models/selectors/<name>.py``, or in a file of the
+user's, with a method ``select(probe)`` that returns document positions; its fields are its options.
 """
 
-from models.selectors.base import BaseSelector, top_k
-from models.selectors.spec import ALIASES, FULL_PREFILL, build, canonical, make, names, spec_of
+from models.selectors.base import BaseSelector, option, option_fields, top_k
+from models.selectors.spec import (
+    ALIASES,
+    FULL_PREFILL,
+    build,
+    canonical,
+    code_of,
+    make,
+    names,
+    selector_class,
+    spec_of,
+)
 
 __all__ = [
     "ALIASES",
@@ -14,8 +23,12 @@ __all__ = [
     "BaseSelector",
     "build",
     "canonical",
+    "code_of",
     "make",
     "names",
+    "option",
+    "option_fields",
+    "selector_class",
     "spec_of",
     "top_k",
 ]

@@ -16,7 +16,7 @@ from torch import Tensor
 from models.errors import UserError
 from models.probe import Probe
 from models.prompt import Prompt
-from models.selectors import BaseSelector, top_k
+from models.selectors.base import BaseSelector, option, top_k
 
 
 @dataclass
@@ -29,7 +29,7 @@ class Selector(BaseSelector):
     (stage 2 with ``SINKS=1``), and the question. Cost: reading them.
     """
 
-    positions: str = ""
+    positions: str = option("", "attnlink: JSON file of positions by item id")
     _by_item: dict[str, list[int]] = field(default_factory=dict, init=False, repr=False)
     _digest: str = field(default="", init=False, repr=False)
 

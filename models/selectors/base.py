@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, fields
+from dataclasses import Field, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.errors import UserError
 from models.probe import Probe
 from models.prompt import Prompt
 
@@ -37,6 +38,11 @@ class BaseSelector(ABC):
         """Scores found offline that it reads, as files of stage 2: ``surprisal``, ``sinks``."""
         return ()
 
+    @property
+    def deepest(self) -> int:
+        """The deepest layer that it looks at; a model must have it."""
+        return 0
+
     @abstractmethod
     def select(self, probe: Probe) -> Tensor:
         """Positions to recompute, int64, any order, unique.
@@ -58,6 +64,22 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     if scores.dtype in (torch.bfloat16, torch.float16):
         raise TypeError("scores must be float32: summed in half precision they tie everywhere")
     return torch.sort(scores, descending=True, stable=True).indices[:k]
+
+
+def option(default: Any, help: str) -> Any:
+    """A field that a user may set, with what it is for."""
+    return field(default=default, metadata={"help": help})
+
+
+def check_layer(default: int = 1) -> Any:
+    """The option of selectors that look at one layer."""
+    return option(default, f"layer at which the method looks ({default})")
+
+
+def require_layer(layer: int) -> None:
+    """Refuse a layer below the first."""
+    if layer < 0:
+        raise UserError(f"CHECK_LAYER={layer} must be at least 0")
 
 
 def option_fields(cls: Any) -> list[Field[Any]]:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import CheckLayer, Probe
-from models.selectors import BaseSelector, top_k
+from models.selectors.base import BaseSelector, check_layer, option, require_layer, top_k
 
 
 @dataclass
@@ -21,14 +21,19 @@ class Selector(BaseSelector):
     projection at each.
     """
 
-    check_layer: int = 1
-    blend_gap_source: str = "v"
-    filter_layers: int = 1
+    check_layer: int = check_layer()
+    blend_gap_source: str = option("v", "blend: compare v (values) or k (post-RoPE keys) (v)")
+    filter_layers: int = option(1, "blend: layers over which its choice narrows (1)")
 
     def __post_init__(self) -> None:
+        require_layer(self.check_layer)
         check_gap_source(self.blend_gap_source)
         if self.filter_layers < 1:
             raise UserError(f"FILTER_LAYERS={self.filter_layers} must be at least 1")
+
+    @property
+    def deepest(self) -> int:
+        return self.check_layer + self.filter_layers - 1
 
     def select(self, probe: Probe) -> Tensor:
         """``[k]`` positions."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
-from models.selectors import BaseSelector, top_k
+from models.selectors.base import BaseSelector, check_layer, option, require_layer, top_k
 from models.selectors.blend import check_gap_source, deviation
 from models.selectors.debug import attention_scores
 
@@ -23,15 +23,16 @@ class Selector(BaseSelector):
     Cost: the layers below the check layer on all rows, and two projections of them.
     """
 
-    check_layer: int = 1
-    blend_gap_source: str = "v"
-    fusion: str = "mul"
-    alpha: float = 0.5
-    normalize: str = "minmax"
-    per_head: bool = False
-    edge_corrected: bool = False
+    check_layer: int = check_layer()
+    blend_gap_source: str = option("v", "blend: compare v (values) or k (post-RoPE keys) (v)")
+    fusion: str = option("mul", "blend_debug: mul, sum or rank (mul)")
+    alpha: float = option(0.5, "blend_debug: weight of the deviation (0.5)")
+    normalize: str = option("minmax", "blend_debug: minmax or rank (minmax)")
+    per_head: bool = option(False, "debug: 1 takes a softmax of each head by itself")
+    edge_corrected: bool = option(False, "debug: 1 pools over the neighbours that exist only")
 
     def __post_init__(self) -> None:
+        require_layer(self.check_layer)
         check_gap_source(self.blend_gap_source)
         if self.fusion not in ("mul", "sum", "rank"):
             raise UserError(f"FUSION is mul, sum or rank, not {self.fusion!r}")
@@ -39,6 +40,10 @@ class Selector(BaseSelector):
             raise UserError(f"NORMALIZE is minmax or rank, not {self.normalize!r}")
         if not 0 <= self.alpha <= 1:
             raise UserError(f"ALPHA={self.alpha} is outside [0, 1]")
+
+    @property
+    def deepest(self) -> int:
+        return self.check_layer
 
     def select(self, probe: Probe) -> Tensor:
         """``[k]`` positions."""

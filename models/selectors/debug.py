@@ -8,7 +8,7 @@ from torch.nn.functional import avg_pool1d
 from models.errors import UserError
 from models.probe import Probe
 from models.question import concatenated_attention, group_attention, received_attention
-from models.selectors import BaseSelector, top_k
+from models.selectors.base import BaseSelector, check_layer, option, require_layer, top_k
 
 POOL = 5
 
@@ -30,14 +30,19 @@ class Selector(BaseSelector):
     ``check=cached`` on the question's rows only.
     """
 
-    check_layer: int = 1
-    check: str = "dense"
-    per_head: bool = False
-    edge_corrected: bool = False
+    check_layer: int = check_layer()
+    check: str = option("dense", "debug: dense, or cached: score against cached keys (dense)")
+    per_head: bool = option(False, "debug: 1 takes a softmax of each head by itself")
+    edge_corrected: bool = option(False, "debug: 1 pools over the neighbours that exist only")
 
     def __post_init__(self) -> None:
+        require_layer(self.check_layer)
         if self.check not in ("dense", "cached"):
             raise UserError(f"CHECK is dense or cached, not {self.check!r}")
+
+    @property
+    def deepest(self) -> int:
+        return self.check_layer
 
     def select(self, probe: Probe) -> Tensor:
         """``[k]`` positions."""

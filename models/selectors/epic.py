@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
-from models.selectors import BaseSelector
+from models.selectors.base import BaseSelector, option
 from models.selectors.shares import largest_remainder
 
 
@@ -19,7 +19,7 @@ class Selector(BaseSelector):
     of the budget, so that the method can be compared with others at one rate. Cost: none.
     """
 
-    lego_k: int | None = None
+    lego_k: int | None = option(None, "epic: tokens of each chunk, instead of the rate's share")
 
     def __post_init__(self) -> None:
         if self.lego_k is not None and self.lego_k < 0:

@@ -10,7 +10,7 @@ from torch.nn.functional import avg_pool1d
 from models.errors import UserError
 from models.probe import Probe
 from models.question import group_attention, received_attention
-from models.selectors import BaseSelector, top_k
+from models.selectors.base import BaseSelector, option, top_k
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Selector(BaseSelector):
     Cost: the question's rows through all layers, and their attention weights.
     """
 
-    pool: int = 1
+    pool: int = option(1, "prophet: neighbours to average over, odd (1: off)")
 
     def __post_init__(self) -> None:
         if self.pool < 1 or self.pool % 2 == 0:

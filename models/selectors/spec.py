@@ -1,48 +1,78 @@
-"""Specs: a selector's name with options of its own, ``debug``, ``debug:check=cached``."""
+"""Specs: a selector's name with options of its own, ``debug``, ``debug:check=cached``.
+
+A name is one of the files in this folder, a path to a selector's file elsewhere, or an entry point
+of the group ``kvfuse.selectors``.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import inspect
 import pkgutil
+import re
+import sys
 from difflib import get_close_matches
+from functools import cache
 from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
+from models.code import code_digest
 from models.errors import UserError
 from models.selectors.base import BaseSelector, option_fields
 
 ALIASES = {"a3": "debug", "cacheblend": "blend"}
 FULL_PREFILL = "no"
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-SUPPORT = ("base", "spec", "shares")  # modules of the package that are no methods
+SUPPORT = ("base", "spec", "shares")  # modules of this folder that are no methods
+GROUP = "kvfuse.selectors"
+# A colon begins an option only where a name follows, so a path may hold colons.
+_OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
 
 
 def names() -> list[str]:
-    """All methods that ``REUSE`` takes, the full prefill included."""
+    """All methods that ``REUSE`` takes by name, the full prefill included."""
     found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted([FULL_PREFILL, *(name for name in found if name not in SUPPORT)])
+    return sorted({FULL_PREFILL, *(n for n in found if n not in SUPPORT), *_entry_points()})
 
 
 def canonical(name: str) -> str:
-    """Resolve an alias.
+    """Resolve an alias; a path stays as it is.
 
     Raises
     ------
     UserError : no such method; the nearest names are told.
     """
     name = ALIASES.get(name, name)
-    if name not in names():
-        known = names() + list(ALIASES)
-        near = get_close_matches(name, known, n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
-        raise UserError(f"unknown method REUSE={name}: {hint}")
-    return name
+    if _is_path(name) or name in names():
+        return name
+    known = names() + list(ALIASES)
+    near = get_close_matches(name, known, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(known)}"
+    raise UserError(f"unknown method REUSE={name}: {hint}")
+
+
+def selector_class(spec: str) -> type[BaseSelector]:
+    """The class that a spec names, its options left aside.
+
+    Raises
+    ------
+    UserError : no such method, or a file that holds none.
+    """
+    name = canonical(_OPTION.split(spec)[0])
+    if _is_path(name):
+        return _from_file(Path(name).expanduser().resolve())
+    if point := _entry_points().get(name):
+        return _checked(point.load(), f"the entry point {point.value}")
+    return import_module(f"{__package__}.{name}").Selector
 
 
 def make(name: str, **options: Any) -> BaseSelector:
-    """Build a selector by its canonical name; options that it does not have are left out."""
-    cls = _class(name)
+    """Build a selector by its name; options that it does not have are left out."""
+    cls = selector_class(name)
     known = {field.name for field in option_fields(cls)}
     return cls(**{key: value for key, value in options.items() if key in known})
 
@@ -58,39 +88,86 @@ def build(spec: str, **defaults: Any) -> BaseSelector:
     ------
     UserError : unknown method or option, or a value that it does not take.
     """
-    name, *settings = spec.split(":")
+    name, *settings = _OPTION.split(spec)
     if name == FULL_PREFILL:
         raise UserError(f"REUSE={spec}: no is the full prefill: it selects nothing, has no options")
-    cls = _class(canonical(name))
+    cls = selector_class(name)
     hints, own = get_type_hints(cls), {}
     known = [field.name for field in option_fields(cls)]
     for setting in settings:
         key, _, text = setting.partition("=")
         if key not in known:
             has = f"its options are {', '.join(known)}" if known else "it has none"
-            raise UserError(f"REUSE={spec}: {canonical(name)} has no option {key!r}; {has}")
+            raise UserError(f"REUSE={spec}: {name_of(cls)} has no option {key!r}; {has}")
         own[key] = _value(text, hints[key], f"REUSE={spec}: {key}")
     try:
-        return make(canonical(name), **{**defaults, **own})
+        return make(name, **{**defaults, **own})
     except UserError as error:
         if str(error).startswith(tuple(map(str.upper, own))):  # said as if it were a variable
             raise UserError(f"REUSE={spec}: {error}") from None
         raise
 
 
+def name_of(cls: type[BaseSelector]) -> str:
+    """The name of a selector's class, which is that of its file."""
+    return cls.__module__.rpartition(".")[2]
+
+
 def spec_of(selector: BaseSelector) -> str:
     """The shortest spec of a selector: its name and the options that are not at their default."""
-    name = type(selector).__module__.rpartition(".")[2]
     changed = [
         f"{field.name}={_text(getattr(selector, field.name))}"
         for field in option_fields(type(selector))
         if getattr(selector, field.name) != field.default
     ]
-    return ":".join([name, *changed])
+    return ":".join([name_of(type(selector)), *changed])
 
 
-def _class(name: str) -> type[BaseSelector]:
-    return import_module(f"{__package__}.{name}").Selector
+def code_of(selector: BaseSelector) -> str:
+    """Hash of the source that a selector's choices depend on: its file, and what that imports."""
+    module = type(selector).__module__
+    if module.startswith(f"{__package__}."):
+        return code_digest(module)
+    path = inspect.getsourcefile(type(selector))
+    return code_digest(files=[Path(path)] if path else [])
+
+
+def _is_path(name: str) -> bool:
+    return name.endswith(".py")
+
+
+@cache
+def _entry_points() -> dict[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+@cache
+def _from_file(path: Path) -> type[BaseSelector]:
+    """The selector of a file outside this folder; its own errors are told in one line."""
+    if not path.is_file():
+        raise UserError(f"REUSE={path}: no such file; name a file that holds a selector")
+    name = f"kvfuse_selectors_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.{path.stem}"
+    spec = spec_from_file_location(name, path)
+    assert spec is not None, "it ends in .py"
+    assert spec.loader is not None, "it ends in .py"
+    module = module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up their annotations there
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"REUSE={path}: {type(error).__name__}: {error}; mend the file") from error
+    return _checked(getattr(module, "Selector", None), str(path))
+
+
+def _checked(found: Any, where: str) -> type[BaseSelector]:
+    if not (isinstance(found, type) and issubclass(found, BaseSelector)):
+        raise UserError(
+            f"REUSE: {where} holds no selector: a dataclass Selector, derived from "
+            "models.selectors.BaseSelector"
+        )
+    if inspect.isabstract(found):
+        raise UserError(f"REUSE: the selector of {where} has no method select(probe); add it")
+    return found
 
 
 def _value(text: str, hint: Any, what: str) -> Any:

@@ -133,3 +133,76 @@ def test_who_knows_the_rate():
     blind = [name for name in EVERY_SELECTOR if not selectors.make(name).knows_rate]
     assert blind == ["cat", "full"]
     assert not selectors.make("epic", lego_k=0).knows_rate
+
+
+OWN = '''
+from dataclasses import dataclass
+
+from models.selectors import BaseSelector, option
+
+
+@dataclass
+class Selector(BaseSelector):
+    step: int = option(7, "distance")
+
+    def select(self, probe):
+        return probe.candidates[:: self.step][: probe.budget]
+'''
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    path = tmp_path / "a: b,c=d" / "seventh.py"
+    path.parent.mkdir()
+    path.write_text(OWN, encoding="utf-8")
+    return path
+
+
+def test_a_selector_from_a_file_elsewhere(own_file):
+    built = selectors.build(f"{own_file}:step=3")
+    assert built.step == 3
+    assert selectors.spec_of(built) == "seventh:step=3"
+    assert selectors.spec_of(selectors.build(str(own_file))) == "seventh"
+    assert selectors.build(str(own_file), step=5, pool=3).step == 5
+
+
+def test_the_code_of_a_selector_is_its_file(own_file):
+    before = selectors.code_of(selectors.build(str(own_file)))
+    own_file.write_text(OWN + "# changed\n", encoding="utf-8")
+    assert selectors.code_of(selectors.build(str(own_file))) != before
+    codes = {name: selectors.code_of(selectors.make(name)) for name in ("debug", "blend", "full")}
+    assert len(set(codes.values())) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\n", "holds no selector"),
+        ("class Selector:\n    pass\n", "holds no selector"),
+        ("import nothing_of_this_name\n", "ModuleNotFoundError"),
+        ("def broken(:\n", "SyntaxError"),
+        (OWN.replace("def select", "def choose"), "has no method select"),
+    ],
+)
+def test_a_file_that_is_no_selector(own_file, text, told):
+    own_file.write_text(text, encoding="utf-8")
+    selectors.spec._from_file.cache_clear()
+    with pytest.raises(UserError, match=told):
+        selectors.build(str(own_file))
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        selectors.build(str(tmp_path / "gone.py"))
+
+
+def test_a_selector_by_its_entry_point(monkeypatch, own_file):
+    class Point:
+        name, value = "seventh", "package.seventh:Selector"
+
+        def load(self):
+            return selectors.selector_class(str(own_file))
+
+    monkeypatch.setattr(selectors.spec, "_entry_points", lambda: {"seventh": Point()})
+    assert "seventh" in selectors.names()
+    assert selectors.build("seventh:step=2").step == 2

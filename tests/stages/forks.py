@@ -110,22 +110,19 @@ def serve() -> None:
 
 
 def _child(stages: dict[str, Any], request: dict[str, Any]) -> None:
-    from stage.options import run
+    from stage.options import command
 
     log = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.argv = request["argv"]
     if request["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
     if request["die"]:
         _die_at(*request["die"])
     code = 1
     try:
-        run(*stages[request["stage"]], request["stage"])
-        code = 0
-    except SystemExit as end:
-        code = end.code
+        config, main, more = stages[request["stage"]]
+        code = command(request["stage"], config, main, request["argv"][1:], more)
     except BaseException:  # noqa: BLE001  the test reads it
         traceback.print_exc()
     finally:

@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import random
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,15 +19,18 @@ import eval.__main__ as eval_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
-from stage.options import run
+from eval.config import EvalConfig, SweepConfig
+from eval.variants import method_options
+from stage.config import InputsConfig, PrecomputeConfig
+from stage.options import command
 from tests.conftest import build
 
 DATASET = "2wikimqa"
 STAGES = {
-    "chunk": (chunk_stage.ChunkConfig, chunk_stage.main),
-    "precompute": (precompute_stage.PrecomputeConfig, precompute_stage.main),
-    "eval": (eval_stage.EvalConfig, eval_stage.main),
-    "sweep": (sweep_stage.SweepConfig, sweep_stage.main),
+    "chunk": (InputsConfig, chunk_stage.main, None),
+    "precompute": (PrecomputeConfig, precompute_stage.main, None),
+    "eval": (EvalConfig, eval_stage.main, method_options),
+    "sweep": (SweepConfig, sweep_stage.main, method_options),
 }
 VOCABULARY = 480
 CHAT_TEMPLATE = (
@@ -158,10 +160,10 @@ class Workplace:
             "--inputs": self.root / "inputs",
             "--kvs": self.root / "kvs",
             "--outputs": self.root / "outputs",
+            "--longbench-dir": self.rows,
+            "--chunk-size": 24,
         }
-        if stage == "chunk":
-            given |= {"--longbench-dir": self.rows, "--chunk_size": 24}
-        else:
+        if stage != "chunk":
             given |= {"--device": "cpu", "--threads": 1}
         if stage in ("eval", "sweep"):
             given |= {"--max-new-tokens": 4}
@@ -171,16 +173,10 @@ class Workplace:
 
     def run(self, stage: str, *options: Any) -> Outcome:
         """Run a stage in this process, as ``python -m <stage>`` would."""
-        config, main = STAGES[stage]
-        out, err, code, argv = io.StringIO(), io.StringIO(), 0, sys.argv
-        sys.argv = self.argv(stage, *options)
-        try:
-            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-                run(config, main, stage)
-        except SystemExit as end:
-            code = end.code
-        finally:
-            sys.argv = argv
+        config, main, more = STAGES[stage]
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = command(stage, config, main, self.argv(stage, *options)[1:], more)
         return Outcome(code, out.getvalue(), err.getvalue())
 
     def ok(self, stage: str, *options: Any) -> Outcome:
@@ -191,13 +187,13 @@ class Workplace:
 
     @property
     def inputs(self) -> Path:
-        """The inputs file."""
-        return next((self.root / "inputs").glob(f"*/{DATASET}.jsonl"))
+        """The inputs file; the one made last where there are several."""
+        return max((self.root / "inputs").glob(f"*/{DATASET}-*.jsonl"), key=_age)
 
     @property
     def kvs(self) -> Path:
-        """The folder of the items' KV folders."""
-        return next((self.root / "kvs").glob(f"*/{DATASET}"))
+        """The folder of the items' KV folders; the one made last where there are several."""
+        return max((self.root / "kvs").glob(f"*/{DATASET}-*"), key=_age)
 
     def kv_files(self) -> dict[str, Path]:
         """Every item's ``kvs.pt`` by item id."""

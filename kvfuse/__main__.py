@@ -1,0 +1,198 @@
+"""``kvfuse COMMAND VARIABLE=value ...``: the front door, with or without Make."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from kvfuse.demo import DEMO
+from kvfuse.variables import from_make, remember, remembered
+from models.errors import UserError
+from stage.options import exit_code, help_of, note_environment, options_of, parse
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it is for, its ``main`` and its configuration, imported when it is called.
+
+    ``more`` finds further options; ``announces`` says that it takes a model and a dataset, which
+    are remembered from call to call.
+    """
+
+    purpose: str
+    main: str
+    config: str
+    more: str | None = None
+    announces: bool = True
+
+
+COMMANDS = {
+    "chunk": Command(
+        "stage 1: split DATASET's documents into token chunks for MODEL",
+        "chunk.__main__:main",
+        "stage.config:InputsConfig",
+    ),
+    "precompute": Command(
+        "stage 2: encode every chunk once and keep its KVs (builds stage 1 if missing)",
+        "precompute.__main__:main",
+        "stage.config:PrecomputeConfig",
+    ),
+    "eval": Command(
+        "stage 3: answer with each method of REUSE and measure (builds stages 1 and 2 if missing)",
+        "eval.__main__:main",
+        "eval.config:EvalConfig",
+        more="eval.variants:method_options",
+    ),
+    "sweep": Command(
+        "stage 3 over a grid of REUSE and RATE: one table, sweep.json and a picture",
+        "eval.sweep:main",
+        "eval.config:SweepConfig",
+        more="eval.variants:method_options",
+    ),
+    "report": Command(
+        "tables over all finished runs of MODEL on DATASET",
+        "eval.report.table:main",
+        "stage.config:StageConfig",
+    ),
+    "gate": Command(
+        "prove on MODEL and a real item that r = 1 is full prefill, and print the distances",
+        "eval.gate:main",
+        "stage.config:ModelConfig",
+    ),
+    "doctor": Command(
+        "what this machine has and lacks, each lack with its remedy",
+        "kvfuse.doctor:main",
+        "kvfuse.doctor:DoctorConfig",
+        announces=False,
+    ),
+    "bench": Command(
+        "speed by prompt length beside the library's own: table, bench.json, picture",
+        "bench.__main__:main",
+        "bench.config:BenchConfig",
+        announces=False,
+    ),
+    "gpu-check": Command(
+        "gates, attention kernels and speed on this GPU, at Llama-3-8B shape, random weights",
+        "bench.gpu_check:main",
+        "bench.gpu_config:GpuCheckConfig",
+        announces=False,
+    ),
+}
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code."""
+    words = list(arguments)
+    by_make = words[:1] == ["--make"]
+    if by_make:
+        words = [*words[1:2], *from_make(os.environ.get("MAKEFLAGS", ""))]
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0 if words else 2
+    name, rest = words[0], words[1:]
+    if name == "demo":
+        return exit_code(lambda: demo(rest), name)
+    return exit_code(lambda: run(name, rest, by_make), name if name in COMMANDS else "kvfuse")
+
+
+def demo(arguments: Sequence[str]) -> None:
+    """The demo's evaluations; they neither take nor leave a remembered model and dataset."""
+    if arguments:
+        raise UserError(f"the demo takes no variables: {arguments[0]}; use kvfuse eval")
+    for each in DEMO:
+        run("eval", each, remembers=False)
+
+
+def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: bool = True) -> None:
+    """Check the names first, since torch takes seconds to import; then parse, and do it."""
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
+        raise UserError(f"unknown command '{name}': {hint}")
+    command = COMMANDS[name]
+    if {"-h", "--help"} & set(arguments):
+        print(manual(name))
+        return
+    defaults = remembered() if command.announces and remembers else {}
+    if command.announces:
+        from stage.config import StageConfig
+
+        StageConfig(**{**defaults, **_named(arguments)})
+    config_class = _found(command.config)
+    more = _found(command.more) if command.more else None
+    config = parse(config_class, arguments, more, **defaults)
+    unnamed = [option for option in options_of(config_class) if option not in config.given]
+    how = f"name it after the {'target' if by_make else 'command'}"
+    note_environment(unnamed, how)
+    if not command.announces:
+        _found(command.main)(config)
+        return
+    last = [option.upper() for option in defaults if option not in config.given]
+    hint = f" ({' and '.join(last)} as last time)" if last else ""
+    print(f"{name}: MODEL={config.model} DATASET={config.dataset}{hint}", flush=True)
+    _found(command.main)(config)
+    if remembers:
+        remember(config.model, config.dataset)
+
+
+def _named(arguments: Sequence[str]) -> dict[str, str]:
+    """MODEL and DATASET where they are named, however the rest is to be read."""
+    found = {}
+    for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        for name in ("model", "dataset"):
+            if word == f"--{name}":
+                found[name] = following
+            elif word.startswith((f"--{name}=", f"{name.upper()}=")):
+                found[name] = word.partition("=")[2]
+    return {name: text for name, text in found.items() if text}
+
+
+def _found(place: str) -> Any:
+    module, _, name = place.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def overview() -> str:
+    """The commands, for people."""
+    purposes = {name: command.purpose for name, command in COMMANDS.items()} | {
+        "demo": "a needle grid and 20 HotpotQA questions on the embedded model"
+    }
+    lines = [f"  {name:<11} {purpose}" for name, purpose in purposes.items()]
+    last = " ".join(f"{name.upper()}={text}" for name, text in remembered().items())
+    return "\n".join(
+        [
+            "kvfuse COMMAND VARIABLE=value ...   (or: make COMMAND VARIABLE=value ...)",
+            "",
+            *lines,
+            "",
+            f"Last named: {last or 'nothing yet'}.",
+            "kvfuse COMMAND --help lists a command's variables.",
+        ]
+    )
+
+
+def manual(name: str) -> str:
+    """One command's variables, for people."""
+    command = COMMANDS[name]
+    config_class = _found(command.config)
+    parts = [f"{name}: {command.purpose}", "", "VARIABLE=value, or --variable value:", ""]
+    parts.append(help_of(options_of(config_class).values()))
+    if command.more:
+        parts += ["", "Options of the methods that have them:", ""]
+        parts.append(help_of(_found(command.more)(config_class())))
+    return "\n".join(parts)
+
+
+def script() -> None:
+    """The console script."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    script()

@@ -1,0 +1,64 @@
+"""Which source files a result depends on, and a hash over them: other code, another result."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def code_digest(*modules: str, files: Iterable[Path] = ()) -> str:
+    """12 hex over the source of ``modules``, of all they import of this project, and of ``files``.
+
+    Raises
+    ------
+    ModuleNotFoundError : no such module in this project.
+    """
+    paths = set(files)
+    for module in modules:
+        if _path(module) is None:
+            raise ModuleNotFoundError(f"{module} is not a module of this project")
+        paths |= sources(module)
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        name = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
+        content = path.read_bytes()
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
+
+
+@cache
+def sources(module: str) -> frozenset[Path]:
+    """The files of ``module`` and of everything of this project that it imports, however deep."""
+    found: set[Path] = set()
+    pending = [module]
+    while pending:
+        path = _path(pending.pop())
+        if path is not None and path not in found:
+            found.add(path)
+            pending += _imported(path)
+    return frozenset(found)
+
+
+def _path(module: str) -> Path | None:
+    """Where a module of this project lies; None for others."""
+    stem = ROOT.joinpath(*module.split("."))
+    candidates = (stem.with_suffix(".py"), stem / "__init__.py")
+    return next((path for path in candidates if path.is_file()), None)
+
+
+def _imported(path: Path) -> Iterator[str]:
+    """Modules that a file imports, and the packages that they are in."""
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))

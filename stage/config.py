@@ -1,0 +1,113 @@
+"""What the stages are asked to do: each stage takes the options of those before it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from dataclasses import dataclass, field
+from typing import Any
+
+from data import datasets
+from data.datasets import Dataset
+from models.errors import UserError
+from models.load import source
+from stage.options import option, options_of
+
+
+@dataclass
+class StageConfig:
+    """Which model, which datasets, and where the folders of the three stages are."""
+
+    model: str = option(
+        "smollm2-135m", "alias of config/models.yaml, hub id, local folder or .gguf file"
+    )
+    dataset: str = option("2wikimqa", "a dataset, a list, or a suite (the README lists them)")
+    limit: int | None = option(None, "only the first so many items")
+    inputs: str = option("inputs", "folder of stage 1's results")
+    kvs: str = option("kvs", "folder of stage 2's results")
+    outputs: str = option("outputs", "folder of stage 3's results")
+    given: dict[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        source.check(self.model)
+        self.datasets()
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"LIMIT={self.limit} asks for no items; give 1 or more")
+
+    def datasets(self) -> list[Dataset]:
+        """The datasets that are named, in order."""
+        return datasets.expand(self.dataset)
+
+    def command(self, stage: str, **changes: Any) -> str:
+        """The Make command that runs ``stage`` with everything that this call was given.
+
+        Options that ``stage`` does not have are left out; ``changes`` replace or add,
+        and None takes away.
+        """
+        named = {"model": self.model, "dataset": self.dataset} | self.given | changes
+        known = options_of(STAGES[stage])
+        texts = {n: shlex.quote(str(text)) for n, text in named.items() if text is not None}
+        words = [f"{name.upper()}={text}" for name, text in texts.items() if name in known]
+        return " ".join(["make", stage, *words])
+
+
+@dataclass
+class InputsConfig(StageConfig):
+    """Split the documents of a dataset into chunks of tokens, for one model's tokenizer."""
+
+    chunking: str = option("token", "token (default) or passage")
+    chunk_size: int = option(512, "tokens of a chunk (512)")
+    max_length: int | None = option(None, "tokens of a prompt at most (the model's room)")
+    chat: bool | None = option(None, "1 or 0: use the chat template (as the benchmark says)")
+    longbench_dir: str | None = option(None, "folder with LongBench's files, plain or compressed")
+    ruler_dir: str | None = option(None, "folder with files of RULER's own generator")
+    lengths: list[int] = option([], "generated rows: prompt lengths in tokens (the model's reach)")
+    depths: list[float] = option([], "needle: depths in percent (0 25 50 75 100)")
+    haystack: str | None = option(None, "generated rows: folder of text (Paul Graham's essays)")
+    data_seed: int = option(0, "seed of generated rows (0)")
+    sample: bool = option(True, "0 refuses the built-in sample where LongBench cannot be had")
+
+
+@dataclass
+class MachineOptions:
+    """Where and how a model runs."""
+
+    device: str = option("auto", "auto, cpu, cuda or mps")
+    dtype: str = option(
+        "auto", "auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16, float16"
+    )
+    backend: str = option(
+        "auto", "attention: auto, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
+    )
+    threads: int | None = option(None, "CPU threads (PyTorch's choice)")
+
+    def check_threads(self) -> None:
+        """Raise UserError for more threads than this machine has cores."""
+        cores = os.cpu_count() or 1
+        if self.threads is not None and not 1 <= self.threads <= cores:
+            raise UserError(f"THREADS={self.threads}: give 1 to {cores}, the cores of this machine")
+
+
+@dataclass
+class ModelConfig(MachineOptions, InputsConfig):
+    """Options of everything that runs the model on a dataset's items."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check_threads()
+
+
+@dataclass
+class PrecomputeConfig(ModelConfig):
+    """Encode every chunk by itself and keep its unrotated keys and its values."""
+
+    surprisal: bool = option(False, "1 keeps each token's surprisal as well (surprisal_chunk)")
+    sinks: bool = option(False, "1 keeps the attention that each token draws as well (attnlink)")
+
+    @property
+    def scores(self) -> list[str]:
+        """What is kept beside the KVs."""
+        return [name for name in ("surprisal", "sinks") if getattr(self, name)]
+
+
+STAGES = {"chunk": InputsConfig, "precompute": PrecomputeConfig, "gate": ModelConfig}
