@@ -13,6 +13,7 @@ from models.selectors.spec import (
     code_of,
     make,
     names,
+    register,
     selector_class,
     spec_of,
 )
@@ -28,6 +29,7 @@ __all__ = [
     "names",
     "option",
     "option_fields",
+    "register",
     "selector_class",
     "spec_of",
     "top_k",

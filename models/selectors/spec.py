@@ -29,6 +29,7 @@ FULL_PREFILL = "no"
 BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 SUPPORT = ("base", "spec", "shares")  # modules of this folder that are no methods
 GROUP = "kvfuse.selectors"
+_REGISTERED: dict[str, type[BaseSelector]] = {}
 # A colon begins an option only where a name follows, so a path may hold colons.
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
 
@@ -36,7 +37,20 @@ _OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
 def names() -> list[str]:
     """All methods that ``REUSE`` takes by name, the full prefill included."""
     found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    return sorted({FULL_PREFILL, *(n for n in found if n not in SUPPORT), *_entry_points()})
+    methods = (name for name in found if name not in SUPPORT)
+    return sorted({FULL_PREFILL, *methods, *_entry_points(), *_REGISTERED})
+
+
+def register(name: str, cls: type[BaseSelector]) -> None:
+    """Make a selector's class known by a name for this process.
+
+    Raises
+    ------
+    UserError : the name is taken, or it is no selector.
+    """
+    if name in names() and _REGISTERED.get(name) is not cls:
+        raise UserError(f"a method {name!r} is there already; register it by another name")
+    _REGISTERED[name] = _checked(cls, name)
 
 
 def canonical(name: str) -> str:
@@ -65,6 +79,8 @@ def selector_class(spec: str) -> type[BaseSelector]:
     name = canonical(_OPTION.split(spec)[0])
     if _is_path(name):
         return _from_file(Path(name).expanduser().resolve())
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if point := _entry_points().get(name):
         return _checked(point.load(), f"the entry point {point.value}")
     return import_module(f"{__package__}.{name}").Selector
@@ -109,8 +125,9 @@ def build(spec: str, **defaults: Any) -> BaseSelector:
 
 
 def name_of(cls: type[BaseSelector]) -> str:
-    """The name of a selector's class, which is that of its file."""
-    return cls.__module__.rpartition(".")[2]
+    """The name of a selector's class: the one it was registered by, or that of its file."""
+    registered = (name for name, known in _REGISTERED.items() if known is cls)
+    return next(registered, cls.__module__.rpartition(".")[2])
 
 
 def spec_of(selector: BaseSelector) -> str:

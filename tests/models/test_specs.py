@@ -135,7 +135,7 @@ def test_who_knows_the_rate():
     assert not selectors.make("epic", lego_k=0).knows_rate
 
 
-OWN = '''
+OWN = """
 from dataclasses import dataclass
 
 from models.selectors import BaseSelector, option
@@ -147,7 +147,7 @@ class Selector(BaseSelector):
 
     def select(self, probe):
         return probe.candidates[:: self.step][: probe.budget]
-'''
+"""
 
 
 @pytest.fixture
