@@ -32,15 +32,26 @@ def listing(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+def attempt(path, *steps):
+    """Write ``path``: bytes go into the file, functions are called with it, errors are raised."""
+    with writing(path) as file:
+        for step in steps:
+            if isinstance(step, bytes):
+                file.write(step)
+            elif callable(step):
+                step(file)
+            else:
+                raise step
+
+
 def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "file"
     with writing(path) as file:
         file.write(b"first")
         assert not path.exists()
     assert path.read_bytes() == b"first"
-    with pytest.raises(KeyboardInterrupt), writing(path) as file:
-        file.write(b"second")
-        raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        attempt(path, b"second", KeyboardInterrupt())
     assert path.read_bytes() == b"first"
     assert listing(path.parent) == ["file"]
 
@@ -60,9 +71,8 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path):
     ids=lambda error: f"{type(error).__name__}-{error.args[0]}",
 )
 def test_the_errors_of_the_block_stay_its_own(tmp_path, error):
-    with pytest.raises(type(error)) as caught, writing(tmp_path / "file") as file:
-        file.write(b"x" * 100_000)
-        raise error
+    with pytest.raises(type(error)) as caught:
+        attempt(tmp_path / "file", b"x" * 100_000, error)
     assert caught.value is error
     assert listing(tmp_path) == []
 
@@ -82,9 +92,8 @@ def test_a_closed_socket_in_the_block_is_no_trouble_of_writing(tmp_path):
 @pytest.mark.parametrize("size", [100, 5000, 1_000_000])  # refused at flush, or inside write
 def test_a_full_disk_is_told(tmp_path, small_files, size):
     path = tmp_path / "file"
-    with pytest.raises(UserError, match=rf"cannot write {path}: {FULL}"), writing(path) as file:
-        file.write(b"x" * 4090)
-        file.write(b"x" * size)
+    with pytest.raises(UserError, match=rf"cannot write {path}: {FULL}"):
+        attempt(path, b"x" * 4090, b"x" * size)
     assert listing(tmp_path) == []
 
 
@@ -95,24 +104,19 @@ def test_a_full_disk_behind_a_librarys_own_error_is_told(tmp_path, small_files):
     assert listing(tmp_path) == []
 
 
+def swallow_the_refusal(file):
+    with pytest.raises(OSError, match="File too large"):
+        file.write(b"x" * 1_000_000)
+
+
 def test_a_full_disk_behind_an_error_without_a_cause_is_told(tmp_path, small_files):
-    path = tmp_path / "file"
-    with pytest.raises(UserError, match=FULL), writing(path) as file:
-        refused = False
-        try:
-            file.write(b"x" * 1_000_000)
-        except OSError:
-            refused = True
-        if refused:
-            raise RuntimeError("unexpected pos")
+    with pytest.raises(UserError, match=FULL):
+        attempt(tmp_path / "file", swallow_the_refusal, RuntimeError("unexpected pos"))
 
 
 def test_an_interrupt_stays_one_even_on_a_full_disk(tmp_path, small_files):
-    with pytest.raises(KeyboardInterrupt), writing(tmp_path / "file") as file:
-        try:
-            file.write(b"x" * 1_000_000)
-        except OSError:
-            raise KeyboardInterrupt from None
+    with pytest.raises(KeyboardInterrupt):
+        attempt(tmp_path / "file", swallow_the_refusal, KeyboardInterrupt())
 
 
 def test_refusals_of_the_folder_are_told(tmp_path):
@@ -128,7 +132,7 @@ def test_refusals_of_the_folder_are_told(tmp_path):
 
 
 def test_disk_errors_without_a_text_of_the_system(tmp_path):
-    with pytest.raises(UserError, match="cannot write .*: odd; name"), disk_errors(tmp_path):
+    with pytest.raises(UserError, match=r"cannot write .*: odd; name"), disk_errors(tmp_path):
         raise OSError("odd")
 
 
