@@ -105,6 +105,7 @@ class Evaluator:
         """
         n = len(item.prompt)
         self.engine.cache.reserve(n)
+        stored.check(self.needs)  # it may have been replaced since the run began
         stored.forget()
         watch = Stopwatch(self.engine.device)
         stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
@@ -139,6 +140,7 @@ class Evaluator:
 
         if not self.config.cold:
             return None, prefill(stored.ready), None
+        stored.check(self.needs)  # it may have been replaced since the run began
         dropped = stored.forget()
         return prefill(stored.cold), prefill(stored.ready), dropped
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -12,57 +14,72 @@ from typing import IO, Any
 from models.errors import UserError
 
 
+class _Target(io.FileIO):
+    """A file that keeps the system's refusal to write it, whatever a library makes of the error."""
+
+    refusal: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            self.refusal = error
+            raise
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[IO[bytes]]:
     """Write ``path`` through a temporary file in its folder: flushed, then renamed.
 
-    A crash or an error leaves the old file, or none, and never half of one.
+    A crash or an error leaves the old file, or none, and never half of one. What the caller's block
+    raises of its own stays as it is.
 
     Raises
     ------
     UserError : the folder cannot be written, or the disk is full.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(_temporary_name(path.name))
     with disk_errors(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = _Target(temporary, "wb")
+    try:
+        with io.BufferedWriter(target) as file:
+            yield file
+            file.flush()
+            with disk_errors(path):
                 os.fsync(file.fileno())
+        with disk_errors(path):
             temporary.replace(path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-            raise
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        if target.refusal and isinstance(error, Exception):
+            raise _told(path, target.refusal) from error
+        raise
+
+
+def _temporary_name(name: str) -> str:
+    """Of this process alone: on two machines with one folder, pids may be equal."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.tmp"
 
 
 @contextlib.contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn an operating system's refusal to write ``path`` into one line."""
+    """Turn an operating system's refusal into one line; for a block that only writes ``path``."""
     try:
         yield
-    except (OSError, RuntimeError) as error:
-        refusal = _refusal(error)
-        if refusal is None:
-            raise
-        full = refusal.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        reason = "the disk is full; make room there, or" if full else f"{refusal.strerror};"
-        raise UserError(
-            f"cannot write {path}: {reason} name another folder (INPUTS=, KVS=, OUTPUTS=)"
-        ) from error
+    except OSError as error:
+        raise _told(path, error) from error
 
 
-def _refusal(error: BaseException) -> OSError | None:
-    """The system's own error, also where ``torch.save`` hid it behind a RuntimeError."""
-    cause: Any = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    return cause
+def _told(path: Path, refusal: OSError) -> UserError:
+    full = refusal.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    reason = "the disk is full; make room there, or" if full else f"{refusal.strerror or refusal};"
+    return UserError(f"cannot write {path}: {reason} name another folder (INPUTS=, KVS=, OUTPUTS=)")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files that killed runs left in ``folder``."""
+    """Remove the temporary files of killed runs; only for who knows that nobody writes there."""
     for path in folder.glob(".*.tmp"):
         with contextlib.suppress(OSError):
             path.unlink()

@@ -1,9 +1,14 @@
-"""Whether a file's pages are in memory: a cold read is one only if they are not."""
+"""A file's pages in memory: whether they are there, and advice about them.
+
+A cold read is one only if they are not.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
+import os
 import sys
 from pathlib import Path
 
@@ -23,3 +28,11 @@ def resident_share(path: Path) -> float | None:
         failed = ctypes.CDLL(None).mincore(address, size, flags)
         del anchor  # it would keep the mapping from being closed
     return None if failed else sum(flag & 1 for flag in flags) / count
+
+
+def advise(path: Path, advice: str) -> None:
+    """Tell the system what will be done with a file's pages, where it takes advice."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with contextlib.suppress(OSError), path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, getattr(os, advice))

@@ -10,6 +10,7 @@ import torch
 from models.errors import UserError
 from models.kv import store
 from models.kv.capture import capture
+from models.prompt import Prompt
 from models.timing import Stopwatch
 from tests.conftest import Family, random_prompt
 
@@ -34,7 +35,7 @@ def stored(llama, tmp_path):
 def test_what_was_written_comes_back(stored):
     folder, captured, meta = stored
     assert torch.equal(store.read(folder / store.KVS, meta, REMEDY, "kv"), captured.kv)
-    scores = store.read(folder / "surprisal.pt", meta, REMEDY, "scores")
+    scores = store.read(folder / "surprisal.pt", meta, REMEDY, "surprisal")
     assert torch.equal(scores, captured.scores["surprisal"])
     assert sorted(path.name for path in folder.iterdir()) == ["kvs.pt", "surprisal.pt"]
 
@@ -42,10 +43,10 @@ def test_what_was_written_comes_back(stored):
 def test_the_files_are_plain_torch_files(stored):
     folder, captured, _ = stored
     content = torch.load(folder / store.KVS, mmap=True, weights_only=True)
-    assert content.keys() == {"kv", "meta"}
+    assert content.keys() == {"kind", "kv", "meta", "digest"}
     assert torch.equal(content["kv"], captured.kv)
     scores = torch.load(folder / "surprisal.pt", mmap=True, weights_only=True)
-    assert scores.keys() == {"scores", "chunk_ranges", "meta"}
+    assert scores.keys() == {"kind", "scores", "chunk_ranges", "meta", "digest"}
     assert scores["chunk_ranges"] == [[3, 43], [43, 63]]
     assert scores["meta"] == content["meta"]
 
@@ -91,7 +92,7 @@ def test_missing(stored):
     folder, _, meta = stored
     (folder / "surprisal.pt").unlink()
     with pytest.raises(UserError, match=f"surprisal.pt is missing; build it: {REMEDY}"):
-        store.read(folder / "surprisal.pt", meta, REMEDY, "scores")
+        store.read(folder / "surprisal.pt", meta, REMEDY, "surprisal")
     assert store.is_complete(folder, meta)
     assert not store.is_complete(folder, meta, ["surprisal"])
 
@@ -104,7 +105,7 @@ def test_a_mismatch_names_the_field_and_both_values(stored, llama):
         ({"chunking": {"size": 41, "sink": [1]}}, "chunking.size is 40 in the file"),
         ({"chunking": {"size": 40, "sink": [2]}}, "chunking.sink is [1] in the file"),
         ({"prompt": random_prompt(3, [40, 20], 9, seed=1)}, "tokens is"),
-        ({"prompt": random_prompt(3, [20, 40], 9)}, "spans is"),
+        ({"prompt": Prompt(PROMPT.ids, (0, 3), ((3, 23), (23, 63)), (63, 72))}, "spans is"),
     ):
         expected = meta_of(llama, **changes)
         with pytest.raises(UserError, match=re.escape(told)):

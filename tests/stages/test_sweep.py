@@ -283,7 +283,7 @@ def test_methods_have_times_and_share_no_cold_one(swept):
 def test_scores_are_in_memory_before_the_first_rate_asks_for_them(swept, tmp_path, monkeypatch):
     """Else the lowest rate alone would pay for reading them."""
     place = without_results(swept.place, tmp_path / "copy")
-    read, fused, inside = StoredItem._read_scores, Engine.fused_prefill, []
+    read, fused, inside = StoredItem._read, Engine.fused_prefill, []
 
     def fused_prefill(self, *args):
         inside.append(True)
@@ -291,10 +291,10 @@ def test_scores_are_in_memory_before_the_first_rate_asks_for_them(swept, tmp_pat
         inside.pop()
         return found
 
-    def read_scores(self, name):
+    def read_file(self, kind, verify=False):
         assert not inside
-        return read(self, name)
+        return read(self, kind, verify)
 
     monkeypatch.setattr(Engine, "fused_prefill", fused_prefill)
-    monkeypatch.setattr(StoredItem, "_read_scores", read_scores)
+    monkeypatch.setattr(StoredItem, "_read", read_file)
     place.ok("sweep", "--reuse", "surprisal_chunk", "attnlink", "--rate", 0.2, "--limit", 2)
