@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from eval.analysis.compare import ROUNDING
+from eval.analysis.measures import ROUNDING
 from models.atomic import writing
 
 # Okabe & Ito's colours without yellow, which is too pale for a line on white; past six methods

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from data import datasets
-from eval.analysis import compare
+from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
 from stage.columns import columns
@@ -164,7 +164,7 @@ def tables(config: StageConfig, dataset: str) -> str:
 def compared(results: Sequence[dict[str, Any]]) -> str:
     """The table and, where there is something to compare, the differences below it."""
     seed = results[0]["config"]["seed"]
-    return "\n\n".join([table(results), *([compare.table(results, seed)] * (len(results) > 1))])
+    return "\n\n".join([table(results), *([comparison.table(results, seed)] * (len(results) > 1))])
 
 
 if __name__ == "__main__":
