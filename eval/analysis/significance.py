@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest, permutation_test
 
+from eval.analysis.finite import require_finite
+
 ALPHA = 0.05
 FLIPS = 99_999
 # All patterns of so many signs are fewer than FLIPS.
@@ -39,6 +41,7 @@ def sign_flip(differences: np.ndarray, seed: int) -> np.ndarray:
     -------
     ``[k]``
     """
+    require_finite(differences, "differences to test")
     untied = np.count_nonzero(differences, axis=1)
     p = np.ones(len(differences))
     for m in set(untied[(untied > 1) & (untied <= EXACT)].tolist()):  # of one alone, p is 2 / 2
@@ -86,6 +89,7 @@ def sign_test(differences: np.ndarray) -> np.ndarray:
     -------
     ``[k]``
     """
+    require_finite(differences, "differences to test")
     p = np.ones(len(differences))
     for i, row in enumerate(differences):
         above, below = int((row > 0).sum()), int((row < 0).sum())
@@ -101,6 +105,7 @@ def holm(p: Sequence[float]) -> list[float]:
     multiplied by m, the next by m - 1, and so on; none gets smaller than one before it.
     """
     found = np.asarray(p, dtype=np.float64)
+    require_finite(found, "p to correct")
     order = np.argsort(found, kind="stable")
     steps = found[order] * np.arange(len(found), 0, -1)
     corrected = np.empty_like(found)

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from eval.analysis.finite import require_finite
+
 RESAMPLES = 10_000
 Values = Sequence[float] | np.ndarray
 
@@ -17,6 +19,7 @@ def bootstrap(values: Values, seed: int, statistic: str = "mean") -> tuple[float
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     data = np.asarray(values, dtype=np.float64)
+    require_finite(data, "values to resample")
     function = np.mean if statistic == "mean" else np.median
     draws = np.concatenate([function(data[items], axis=1) for items in _resamples(len(data), seed)])
     low, high = np.percentile(draws, [2.5, 97.5])
@@ -29,6 +32,7 @@ def per_item(values: Values, others: Values, resolution: float = 0.0) -> np.ndar
     Raises
     ------
     ValueError : no items, or not as many of one as of the other.
+    NotFinite : NaN or infinite values; likewise in all that follows.
     """
     ours, theirs = _pairs(values, others)
     differences = ours - theirs
@@ -45,6 +49,7 @@ def paired(differences: Values, seed: int, statistic: str = "mean") -> dict[str,
     -------
     dict with ``estimate`` and ``ci95`` ([low, high]), in the unit of the differences.
     """
+    require_finite(np.asarray(differences), "differences")
     estimate = np.mean(differences) if statistic == "mean" else np.median(differences)
     return {
         "estimate": float(estimate),
@@ -95,6 +100,7 @@ def ratio(
 
 def spread(values: Sequence[float], seed: int) -> dict[str, float | list[float]]:
     """Median with its interval and 95th percentile, for times."""
+    require_finite(np.asarray(values), "times")
     return {
         "median": float(np.median(values)),
         "p95": float(np.percentile(values, 95)),
@@ -104,6 +110,7 @@ def spread(values: Sequence[float], seed: int) -> dict[str, float | list[float]]
 
 def middle(values: Sequence[float]) -> list[int]:
     """Indices of the item(s) whose value makes the median: one, or the middle two."""
+    require_finite(list(values), "values whose middle is sought")
     order = sorted(range(len(values)), key=lambda i: values[i])
     half = len(order) // 2
     return order[half : half + 1] if len(order) % 2 else order[half - 1 : half + 1]
@@ -120,4 +127,5 @@ def _pairs(values: Values, others: Values) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if not len(first) or first.shape != second.shape:
         raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
+    require_finite(np.stack([first, second]), "values to compare")
     return first, second

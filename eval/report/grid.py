@@ -9,11 +9,12 @@ import numpy as np
 
 from eval.analysis import compare, overlap
 from eval.analysis.alarms import alarms
+from eval.analysis.finite import require_finite
 from eval.analysis.measures import Results, method, rate, rates
 from eval.analysis.significance import hopeless
 from eval.analysis.stats import RESAMPLES
 from eval.report.comparison import show_p
-from eval.report.table import ORACLES, show
+from eval.report.table import ORACLES, show, summary_of
 from stage.columns import columns
 
 SHOWN = (("random", "kl_mean"), ("random", "score"))
@@ -73,6 +74,8 @@ def content(
     """
     first = results[0]
     paths: Sequence[str | None] = folders or [None] * len(results)
+    for result in results:
+        require_finite(summary_of(result), method(result))
     common = {
         key: value
         for key, value in first["config"].items()
@@ -129,6 +132,7 @@ def _run(result: dict[str, Any], folder: str | None) -> dict[str, Any]:
 def _by_layer(result: dict[str, Any], name: str) -> list[float] | None:
     """Mean over the items that have it, ``[L]``."""
     known = [item[name] for item in result["items"] if item.get(name) is not None]
+    require_finite(known, f"{method(result)}: {name}")
     means: list[float] = np.mean(known, axis=0).tolist() if known else []
     return means or None
 
