@@ -2,104 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.analysis.stats import FEWEST, RESAMPLES, paired, verdict
-from stage.columns import columns
+from eval.analysis.measures import MEASURES, Measure, Results, column, method, rate, rates
+from eval.analysis.significance import holm, p_values, verdict
+from eval.analysis.stats import paired, per_item
 
-# Float32 logits carry this much of a divergence by rounding alone: r = 1 reaches it, never 0.
-ROUNDING = 1e-6
-SIGNS = {"better": "B", "worse": "W", "not told apart": "~"}
-LEGEND = (
-    "method - other, on the same items; random: the control of the same rate; no: the full "
-    "prefill; best: the method whose\nmean is best here (the interval does not allow for that "
-    "choice). KL: nats along the full prefill's answer, less is better.\n"
-    f"[95% paired bootstrap over {{n}} items, {RESAMPLES:,} resamples], not corrected for multiple "
-    "comparisons. Only B (better)\nand W (worse) are claims; ~ is not told apart{few}.{oracles}"
-)
-ORACLES = " * oracle: an upper bound, not a method."
-COLUMNS = (
-    ("random", "score", 1),
-    ("random", "kl_mean", 3),
-    ("no", "score", 1),
-    ("best", "kl_mean", 3),
-)
-Results = Sequence[dict[str, Any]]
+# The full prefill's place among the runs: every record of any of them holds its values.
+FULL = -1
+# What is tested: a measure, and the places of the two that differ in it.
+Test = tuple[str, frozenset[int]]
 
 
-class Measure(NamedTuple):
-    """What of a record is compared, and how.
+class Compared(NamedTuple):
+    """Differences of all runs, and how many comparisons their corrected p allow for."""
 
-    ``full`` is the full prefill's value: in a record of any method, since both saw the item.
-    """
-
-    value: Callable[[dict[str, Any]], float | None]
-    full: Callable[[dict[str, Any]], float | None]
-    statistic: str = "mean"
-    higher_is_better: bool = False
-    resolution: float = 0.0
+    rows: list[dict[str, Any]]
+    family: int
 
 
-MEASURES = {
-    "score": Measure(
-        lambda item: item["score"], lambda item: item["full_score"], higher_is_better=True
-    ),
-    "kl_first": Measure(lambda item: item["kl_first"], lambda item: 0.0, resolution=ROUNDING),
-    "kl_mean": Measure(lambda item: item["kl_mean"], lambda item: 0.0, resolution=ROUNDING),
-    "ttft_ready_ms": Measure(
-        lambda item: item["ttft_ms"]["ready"], lambda item: item["full_prefill_ms"], "median"
-    ),
-}
-
-
-def method(result: dict[str, Any]) -> str:
-    """The method's full name, options included (``debug:check=cached``)."""
-    return str(result["config"]["method"])
-
-
-def rate(result: dict[str, Any]) -> float | None:
-    """Recompute ratio of a run; None for methods that have none (``no``, ``full``, ``cat``)."""
-    return result["config"]["options"].get("rate")
-
-
-def rates(results: Results) -> list[float]:
-    """The rates that occur, rising."""
-    return sorted({found for found in map(rate, results) if found is not None})
-
-
-def at(results: Results, wanted: float | None) -> list[dict[str, Any]]:
-    """Runs of one rate, in order, and those of the methods that have none."""
-    return [result for result in results if rate(result) in (None, wanted)]
-
-
-def column(result: dict[str, Any], measure: Measure, full: bool = False) -> list[float] | None:
-    """One value per item; None where an item has none, as oracles have no times."""
-    values = [(measure.full if full else measure.value)(item) for item in result["items"]]
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else None
-
-
-def differences(results: Results, seed: int) -> list[dict[str, Any]]:
+def differences(
+    results: Results, seed: int, shown: Sequence[tuple[str, str]], rateless: bool = True
+) -> Compared:
     """Differences of every run to the full prefill, the random control and the best, at its rate.
 
     ``best`` has, measure by measure, the best mean (of TTFT, the best median) of all runs but the
-    full prefill and the oracles, at the same rate or without one; it is chosen on the same items,
-    which its interval does not allow for. Methods without a rate are compared at each rate.
+    full prefill and the oracles, at the same rate or without one. Methods without a rate are
+    compared at each rate.
+
+    Claims are made only of what a table shows, and its comparisons are one family (Holm). Two runs
+    that stand beside each other twice count once. Which one is the best is known only after looking
+    at all of them, so a comparison with it is as much as one with each that might have been it:
+    all of those are in the family.
 
     Parameters
     ----------
     results : runs over the same items in the same order, each method and rate once.
+    shown : the roles ("no", "random", "best") and measures that the table shows.
+    rateless : whether it shows methods without a rate.
 
     Returns
     -------
     For each rate and method but ``no`` a dict of ``method``, ``rate`` (the run's own, or None),
     ``at`` (the rate of the comparison), ``oracle`` and ``to``: "no", "random" and "best" to
-    measures (``MEASURES``), and these to ``{"other", "estimate", "ci95", "verdict"}``, method minus
-    other. What is missing is left out: the control where it did not run, a run against itself, the
-    times of oracles.
+    measures (``MEASURES``), and these to ``{"other", "estimate", "ci95", "p", "p_holm",
+    "verdict"}``, method minus other; the last two are None outside the family. What is
+    missing is left out: the control where it did not run, a run against itself, times of oracles.
 
     Raises
     ------
@@ -108,93 +60,122 @@ def differences(results: Results, seed: int) -> list[dict[str, Any]]:
     for result in results:
         if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:
             raise ValueError(f"{method(result)} and {method(results[0])} ran on different items")
+    places = [(wanted, place, peers) for wanted, peers in _by_rate(results) for place in peers]
+    pairs = [_pairs(results, place, peers) for _, place, peers in places]
+    claimed = [
+        pair
+        for pair in chain(*pairs)
+        if pair[:2] in shown and (rateless or rate(results[pair.place]) is not None)
+    ]
+    family = list(dict.fromkeys(test for pair in claimed for test in pair.tests()))
+    opponents = [pair.tests()[0] for pair in chain(*pairs)]
+    p = _p(results, dict.fromkeys([*family, *opponents]), seed)
+    corrected = dict(zip(family, holm([p[test] for test in family]), strict=True))
+    rows = []
+    for (wanted, place, _), found in zip(places, pairs, strict=True):
+        to: dict[str, dict[str, Any]] = {}
+        for pair in found:
+            test = pair.tests()[0]
+            difference = _difference(results, pair, seed, p[test], corrected.get(test))
+            to.setdefault(pair.role, {})[pair.name] = difference
+        result = results[place]
+        rows.append(
+            {
+                "method": method(result),
+                "rate": rate(result),
+                "at": wanted,
+                "oracle": result["oracle"],
+                "to": to,
+            }
+        )
+    return Compared(rows, len(family))
+
+
+class Pair(NamedTuple):
+    """A run beside another, in one measure.
+
+    Attributes
+    ----------
+    others : places of the other and, where it was chosen, of those that might have been instead.
+    """
+
+    role: str
+    name: str
+    place: int
+    others: list[int]
+
+    def tests(self) -> list[Test]:
+        """The comparison that is shown, then those that the choice was made among."""
+        return [(self.name, frozenset((self.place, other))) for other in self.others]
+
+
+def _by_rate(results: Results) -> list[tuple[float | None, list[int]]]:
+    """Each rate and the places of the runs that are compared at it."""
+    fused = [place for place, result in enumerate(results) if method(result) != "no"]
     wanted_rates: list[float | None] = [*rates(results)] or [None]
-    fused = [result for result in results if method(result) != "no"]
     return [
-        {
-            "method": method(result),
-            "rate": rate(result),
-            "at": wanted,
-            "oracle": result["oracle"],
-            "to": _to_others(result, at(fused, wanted), seed),
-        }
+        (wanted, [place for place in fused if rate(results[place]) in (None, wanted)])
         for wanted in wanted_rates
-        for result in at(fused, wanted)
     ]
 
 
-def table(results: Results, seed: int) -> str:
-    """One row per method and rate: differences, their intervals, and what may be claimed."""
-    several = len(rates(results)) > 1
-    rows = [
-        [
-            _name(row, several),
-            *(_cell(row["to"].get(role, {}).get(name), digits) for role, name, digits in COLUMNS),
-        ]
-        for row in differences(results, seed)
-    ]
-    names = {"score": "score", "kl_mean": "KL"}
-    head = ["method", *(f"{names[name]} - {role}" for role, name, _ in COLUMNS)]
-    n = len(results[0]["items"])
-    legend = LEGEND.format(
-        n=n,
-        few=f": {n} items are too few for any" if n < FEWEST else "",
-        oracles=ORACLES if any(result["oracle"] for result in results) else "",
-    )
-    lines = columns([head, *rows], ["<", *[">"] * len(COLUMNS)])
-    return "\n".join([*lines, "", legend])
-
-
-def _name(row: dict[str, Any], several_rates: bool) -> str:
-    """Method and rate; for a method without one, the rate that it is compared at."""
-    name = row["method"] + "*" * row["oracle"]
-    if row["rate"] is not None:
-        return f"{name} {row['rate']:g}"
-    return f"{name} (at {row['at']:g})" if several_rates and row["at"] is not None else name
-
-
-def _cell(found: dict[str, Any] | None, digits: int) -> str:
-    if found is None:
-        return "-  "
-    # Adding 0.0 turns the -0.0 of a rounded small loss into 0.0.
-    estimate, low, high = (round(x, digits) + 0.0 for x in (found["estimate"], *found["ci95"]))
-    interval = f"[{low:.{digits}f}, {high:.{digits}f}]"
-    return f"{estimate:+.{digits}f} {interval} {SIGNS[found['verdict']]}"
-
-
-def _to_others(result: dict[str, Any], peers: Results, seed: int) -> dict[str, dict[str, Any]]:
-    random = next((r for r in peers if method(r).partition(":")[0] == "random"), None)
-    to: dict[str, dict[str, Any]] = {"no": {}, "random": {}, "best": {}}
-    for name, measure in MEASURES.items():
-        ours = column(result, measure)
-        if ours is None:
-            continue
-        reference = column(result, measure, full=True)
-        if reference is not None:
-            to["no"][name] = _difference("no", ours, reference, measure, seed)
-        for role, other in (("random", random), ("best", _best(peers, measure))):
-            theirs = None if other is None or other is result else column(other, measure)
-            if other is not None and theirs is not None:
-                to[role][name] = _difference(method(other), ours, theirs, measure, seed)
-    return {role: found for role, found in to.items() if found}
-
-
-def _best(peers: Results, measure: Measure) -> dict[str, Any] | None:
+def _pairs(results: Results, place: int, peers: Sequence[int]) -> list[Pair]:
+    """All that a run is compared with, measure by measure."""
+    controls = [i for i in peers if method(results[i]).partition(":")[0] == "random"][:1]
     found = []
-    for result in peers:
-        values = column(result, measure)
-        if values is not None and not result["oracle"]:
-            middle = np.mean(values) if measure.statistic == "mean" else np.median(values)
-            found.append((-middle if measure.higher_is_better else middle, result))
-    return min(found, key=lambda pair: pair[0])[1] if found else None
+    for name, measure in MEASURES.items():
+        values = {i: v for i in peers if (v := column(results[i], measure)) is not None}
+        if place not in values:
+            continue
+        if column(results[place], measure, full=True) is not None:
+            found.append(Pair("no", name, place, [FULL]))
+        found += [Pair("random", name, place, [i]) for i in controls if i in values and i != place]
+        ranked = _ranked({i: v for i, v in values.items() if not results[i]["oracle"]}, measure)
+        if ranked and ranked[0] != place:
+            found.append(Pair("best", name, place, [i for i in ranked if i != place]))
+    return found
+
+
+def _ranked(values: dict[int, list[float]], measure: Measure) -> list[int]:
+    """Runs by their mean or median, the best first."""
+    middle = np.mean if measure.statistic == "mean" else np.median
+    sign = -1 if measure.higher_is_better else 1
+    return sorted(values, key=lambda place: sign * float(middle(values[place])))
+
+
+def _gaps(results: Results, place: int, other: int, name: str) -> np.ndarray:
+    """Per-item differences of a run to another or, of the same items, to the full prefill."""
+    measure = MEASURES[name]
+    ours = column(results[place], measure)
+    theirs = column(results[place if other == FULL else other], measure, full=other == FULL)
+    assert ours is not None, "only pairs with values are compared"
+    assert theirs is not None, "only pairs with values are compared"
+    return per_item(ours, theirs, measure.resolution)
+
+
+def _p(results: Results, tests: Collection[Test], seed: int) -> dict[Test, float]:
+    """p of each test, those of one statistic at once; who is taken from whom changes no p."""
+    found: dict[Test, float] = {}
+    for statistic in ("mean", "median"):
+        some = [test for test in tests if MEASURES[test[0]].statistic == statistic]
+        gaps = [_gaps(results, max(pair), min(pair), name) for name, pair in some]
+        if some:
+            p = p_values(np.stack(gaps), statistic, seed)
+            found.update(zip(some, p.tolist(), strict=True))
+    return found
 
 
 def _difference(
-    other: str, ours: list[float], theirs: list[float], measure: Measure, seed: int
+    results: Results, pair: Pair, seed: int, p: float, p_holm: float | None
 ) -> dict[str, Any]:
-    found = paired(ours, theirs, seed, measure.statistic)
+    measure, other = MEASURES[pair.name], pair.others[0]
+    gaps = _gaps(results, pair.place, other, pair.name)
+    found = paired(gaps, seed, measure.statistic)
+    claim = None if p_holm is None else verdict(p_holm, found["estimate"], measure.higher_is_better)
     return {
-        "other": other,
+        "other": "no" if other == FULL else method(results[other]),
         **found,
-        "verdict": verdict(found["ci95"], measure.higher_is_better, len(ours), measure.resolution),
+        "p": p,
+        "p_holm": p_holm,
+        "verdict": claim,
     }

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.analysis.compare import Results, at, method, rate, rates
+from eval.analysis.measures import Results, at, method, rate, rates
 
 LEGEND = (
     "overlap: of the document tokens that the column's method recomputes, the share that the row's "

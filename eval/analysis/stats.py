@@ -7,44 +7,54 @@ from typing import Any
 
 import numpy as np
 
+from eval.analysis.finite import require_finite
+
 RESAMPLES = 10_000
-# Five items that all point one way do so by chance in 2 of 2^5 cases, which is more than 5%.
-FEWEST = 6
+Values = Sequence[float] | np.ndarray
 
 
-def bootstrap(values: Sequence[float], seed: int, statistic: str = "mean") -> tuple[float, float]:
+def bootstrap(values: Values, seed: int, statistic: str = "mean") -> tuple[float, float]:
     """95% percentile bootstrap interval of the mean or median over items.
 
     Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13.
     """
     data = np.asarray(values, dtype=np.float64)
+    require_finite(data, "values to resample")
     function = np.mean if statistic == "mean" else np.median
     draws = np.concatenate([function(data[items], axis=1) for items in _resamples(len(data), seed)])
     low, high = np.percentile(draws, [2.5, 97.5])
     return float(low), float(high)
 
 
-def paired(
-    values: Sequence[float], others: Sequence[float], seed: int, statistic: str = "mean"
-) -> dict[str, Any]:
-    """Mean or median of the per-item differences ``values - others``, with its 95% interval.
+def per_item(values: Values, others: Values, resolution: float = 0.0) -> np.ndarray:
+    """Differences ``values - others`` item by item; those up to ``resolution`` are ties: 0.
+
+    Raises
+    ------
+    ValueError : no items, or not as many of one as of the other.
+    NotFinite : NaN or infinite values; likewise in all that follows.
+    """
+    ours, theirs = _pairs(values, others)
+    differences = ours - theirs
+    return np.where(np.abs(differences) <= resolution, 0.0, differences)
+
+
+def paired(differences: Values, seed: int, statistic: str = "mean") -> dict[str, Any]:
+    """Mean or median of per-item differences, with its 95% interval.
 
     Items are resampled whole, so what makes an item hard for both cancels out (Efron & Tibshirani
     1993, chapter 8). For one seed and number of items every comparison draws the same items.
 
     Returns
     -------
-    dict with ``estimate`` (in the unit of ``values``) and ``ci95`` ([low, high]).
-
-    Raises
-    ------
-    ValueError : no items, or not as many of one as of the other.
+    dict with ``estimate`` and ``ci95`` ([low, high]), in the unit of the differences.
     """
-    ours, theirs = _pairs(values, others)
-    differences = ours - theirs
+    require_finite(np.asarray(differences), "differences")
     estimate = np.mean(differences) if statistic == "mean" else np.median(differences)
-    interval = bootstrap(differences.tolist(), seed, statistic)
-    return {"estimate": float(estimate), "ci95": list(interval)}
+    return {
+        "estimate": float(estimate),
+        "ci95": list(bootstrap(differences, seed, statistic)),
+    }
 
 
 def ratio(
@@ -88,36 +98,9 @@ def ratio(
     }
 
 
-def verdict(
-    ci95: Sequence[float],
-    higher_is_better: bool,
-    n: int | None = None,
-    resolution: float = 0.0,
-) -> str:
-    """What the interval of a difference allows to say: a claim needs all of it on one side of 0.
-
-    Parameters
-    ----------
-    n : number of items, if known; below ``FEWEST`` nothing is claimed, since the percentile
-        bootstrap leaves 0 out whenever so few differences have one sign.
-    resolution : differences up to this size are rounding; the interval has to lie beyond it.
-
-    Returns
-    -------
-    "better", "worse" or "not told apart".
-    """
-    low, high = ci95
-    if n is not None and n < FEWEST:
-        return "not told apart"
-    if low > resolution:
-        return "better" if higher_is_better else "worse"
-    if high < -resolution:
-        return "worse" if higher_is_better else "better"
-    return "not told apart"
-
-
 def spread(values: Sequence[float], seed: int) -> dict[str, float | list[float]]:
     """Median with its interval and 95th percentile, for times."""
+    require_finite(np.asarray(values), "times")
     return {
         "median": float(np.median(values)),
         "p95": float(np.percentile(values, 95)),
@@ -127,6 +110,7 @@ def spread(values: Sequence[float], seed: int) -> dict[str, float | list[float]]
 
 def middle(values: Sequence[float]) -> list[int]:
     """Indices of the item(s) whose value makes the median: one, or the middle two."""
+    require_finite(list(values), "values whose middle is sought")
     order = sorted(range(len(values)), key=lambda i: values[i])
     half = len(order) // 2
     return order[half : half + 1] if len(order) % 2 else order[half - 1 : half + 1]
@@ -139,8 +123,9 @@ def _resamples(n: int, seed: int) -> Iterator[np.ndarray]:
         yield rng.integers(0, n, (1000, n))
 
 
-def _pairs(values: Sequence[float], others: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+def _pairs(values: Values, others: Values) -> tuple[np.ndarray, np.ndarray]:
     first, second = np.asarray(values, dtype=np.float64), np.asarray(others, dtype=np.float64)
     if not len(first) or first.shape != second.shape:
         raise ValueError(f"{len(first)} values cannot be paired with {len(second)}")
+    require_finite(np.stack([first, second]), "values to compare")
     return first, second

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from data.datasets import Dataset
+from eval.analysis.finite import require_finite
 from eval.analysis.stats import bootstrap, middle, ratio, spread
 from models.timing import PARTS
 
@@ -21,7 +22,13 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
     follows from it, is None. ``ttft_parts_ms`` are those of the item whose cold TTFT is the median
     (of the middle two, their mean), so that they sum to that median; ``ttft_parts_ready_ms``
     likewise. Speed-ups are ratios of medians.
+
+    Raises
+    ------
+    NotFinite : a record that holds NaN or an infinity; its item is named.
     """
+    for record in records:
+        require_finite(record, f"item {record['id']}")
 
     def column(*keys: str) -> list[Any]:
         values = []
@@ -99,5 +106,6 @@ def by_length(records: Sequence[dict[str, Any]]) -> dict[str, float | None]:
     bands: dict[str, list[float]] = {"0-4k": [], "4-8k": [], "8k+": []}
     for record in records:
         words = record["length"]
+        require_finite(record["score"], "score by length")
         bands["0-4k" if words < 4000 else "4-8k" if words < 8000 else "8k+"].append(record["score"])
     return {name: float(np.mean(scores)) if scores else None for name, scores in bands.items()}

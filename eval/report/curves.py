@@ -10,7 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from eval.analysis.compare import ROUNDING
+from eval.analysis.finite import require_finite
+from eval.analysis.measures import ROUNDING
 from models.atomic import writing
 
 # Okabe & Ito's colours without yellow, which is too pale for a line on white; past six methods
@@ -37,6 +38,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
     ----------
     sweep : what ``sweep_report.content`` returned.
     """
+    require_finite(sweep["rows"], "a row of the sweep")
     figure = Figure(figsize=(12.5, 5), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)

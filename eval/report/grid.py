@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from eval.analysis import compare, overlap
-from eval.analysis.compare import MEASURES, ROUNDING, Results, column, method, rate
-from eval.analysis.stats import RESAMPLES, paired, verdict
-from eval.report.table import ORACLES, show
+from eval.analysis.alarms import alarms
+from eval.analysis.finite import require_finite
+from eval.analysis.measures import Results, method, rate, rates
+from eval.analysis.significance import hopeless
+from eval.analysis.stats import RESAMPLES
+from eval.report.comparison import show_p
+from eval.report.table import ORACLES, show, summary_of
 from stage.columns import columns
 
-DISTANCES = {"kl_mean": "KL along the answer", "kl_first": "KL of the first token"}
+SHOWN = (("random", "kl_mean"), ("random", "score"))
 # Everything that runs of one sweep may differ in.
 OWN = ("method", "options")
 COLUMNS = (
@@ -30,16 +33,19 @@ COLUMNS = (
     ("score", ">"),
     ("95% interval", ">"),
     ("retention %", ">"),
-    ("KL, score vs random", "<"),
+    ("KL vs random", "<"),
+    ("score vs random", "<"),
 )
 LEGEND = (
     "speed-up: median full prefill / median TTFT, KVs in memory; limit: by arithmetic alone; "
     "select: ms of TTFT that the choice takes.\n"
     "KL: distance (nats) from the full prefill, of the first token and in the mean along the full "
     "prefill's own answer; agree: share of\nthat answer's tokens that the method ranks first too; "
-    "retention: score as a share of the full prefill's. vs random: at the same\nrate, on the same "
-    "items; better and worse only where the 95% paired bootstrap interval of the difference leaves "
-    "0 out, else ~."
+    "retention: score as a share of the full prefill's. vs random: the control\nof the same "
+    "rate, on the same items, the KL along the answer and the score. p: how often a difference as "
+    "large comes about if it does not\nmatter which of the two an item got (permutation test: the "
+    "signs of the items' differences are flipped), allowing for the {family}\ncomparisons of this "
+    "table (Holm). better and worse are claims, where p < 0.05; ~ is not told apart{few}."
 )
 
 
@@ -62,16 +68,20 @@ def content(
     dict with ``note``, ``environment``, ``config`` (what all runs have in common), ``n``,
     ``available`` (items of the dataset), ``metric``, ``full_score``, ``tokens``,
     ``full_prefill_ms``, ``load_ms``, ``seed``, ``resamples``, ``methods``, ``rates``, ``rows`` (one
-    per run), ``differences`` (``compare.differences``), ``overlaps`` (``overlap.matrices``) and
-    ``alarms``. Times in ms, scores out of 100, KL in nats; what an oracle may not claim is None.
+    per run), ``comparisons`` (how many the corrected p allow for), ``differences``
+    (``compare.differences``), ``overlaps`` (``overlap.matrices``) and ``alarms``. Times in ms,
+    scores out of 100, KL in nats; what an oracle may not claim is None.
     """
     first = results[0]
     paths: Sequence[str | None] = folders or [None] * len(results)
+    for result in results:
+        require_finite(summary_of(result), method(result))
     common = {
         key: value
         for key, value in first["config"].items()
         if key not in OWN and all(r["config"].get(key) == value for r in results)
     }
+    compared = compare.differences(results, seed, SHOWN, rateless=False)
     return {
         "note": first["note"],
         "environment": first["environment"],
@@ -86,9 +96,10 @@ def content(
         "seed": seed,
         "resamples": RESAMPLES,
         "methods": list(dict.fromkeys(map(method, results))),
-        "rates": compare.rates(results),
+        "rates": rates(results),
         "rows": [_run(result, folder) for result, folder in zip(results, paths, strict=True)],
-        "differences": compare.differences(results, seed),
+        "comparisons": compared.family,
+        "differences": compared.rows,
         "overlaps": overlap.matrices(results),
         "alarms": alarms(results, seed),
     }
@@ -121,59 +132,9 @@ def _run(result: dict[str, Any], folder: str | None) -> dict[str, Any]:
 def _by_layer(result: dict[str, Any], name: str) -> list[float] | None:
     """Mean over the items that have it, ``[L]``."""
     known = [item[name] for item in result["items"] if item.get(name) is not None]
+    require_finite(known, f"{method(result)}: {name}")
     means: list[float] = np.mean(known, axis=0).tolist() if known else []
     return means or None
-
-
-def alarms(results: Results, seed: int) -> list[dict[str, Any]]:
-    """Steps to the next higher rate at which a method does not come closer to the full prefill.
-
-    A distance of 0, up to rounding, cannot fall further and raises no alarm.
-
-    Returns
-    -------
-    dicts with ``method``, ``measure`` ("kl_mean" or "kl_first"), ``rates`` and ``values`` (before
-    and after), the ``difference`` (``paired``), ``beyond_noise`` and the ``line`` to print.
-    """
-    found = []
-    for name in dict.fromkeys(map(method, results)):
-        runs = [r for r in results if method(r) == name and rate(r) is not None]
-        runs.sort(key=lambda run: float(rate(run) or 0))
-        for measure, words in DISTANCES.items():
-            for low, high in pairwise(runs):
-                before, after = column(low, MEASURES[measure]), column(high, MEASURES[measure])
-                if before is not None and after is not None:
-                    found += _alarm(name, measure, words, (low, high), (before, after), seed)
-    return found
-
-
-def _alarm(
-    name: str,
-    measure: str,
-    words: str,
-    runs: tuple[dict[str, Any], dict[str, Any]],
-    values: tuple[list[float], list[float]],
-    seed: int,
-) -> list[dict[str, Any]]:
-    before, after = (float(np.mean(v)) for v in values)
-    if after < before or after <= ROUNDING:
-        return []
-    n = len(values[0])
-    difference = paired(values[1], values[0], seed)
-    beyond = verdict(difference["ci95"], False, n, ROUNDING) == "worse"
-    low, high = (rate(run) for run in runs)
-    return [
-        {
-            "method": name,
-            "measure": measure,
-            "rates": [low, high],
-            "values": [before, after],
-            "difference": difference,
-            "beyond_noise": beyond,
-            "line": f"ALARM: {name}: {words} does not fall from rate {low:g} ({before:.4f}) to "
-            f"{high:g} ({after:.4f}), {'beyond' if beyond else 'within'} the noise of {n} items",
-        }
-    ]
 
 
 def text(sweep: dict[str, Any]) -> str:
@@ -208,7 +169,9 @@ def table(sweep: dict[str, Any]) -> str:
     rows = [_cells(row, against.get((row["method"], row["rate"]), {})) for row in sweep["rows"]]
     head = [name for name, _ in COLUMNS]
     lines += columns([head, *rows], [side for _, side in COLUMNS])
-    lines += ["", LEGEND]
+    n, family = sweep["n"], sweep["comparisons"]
+    few = f": {n} items are too few for any claim" if hopeless(n, family) else ""
+    lines += ["", LEGEND.format(family=family, few=few)]
     return "\n".join(lines + [ORACLES] * any(row["oracle"] for row in sweep["rows"]))
 
 
@@ -217,7 +180,7 @@ def _cells(row: dict[str, Any], to_random: dict[str, Any]) -> list[str]:
         return show(None if value is None else 100 * value, digits)
 
     low, high = row["score_ci95"]
-    verdicts = [to_random[name]["verdict"] for name in ("kl_mean", "score") if name in to_random]
+    found = [to_random.get(name) for _, name in SHOWN]
     ready = row["ttft_ready_ms"]
     return [
         row["method"] + "*" * row["oracle"],
@@ -232,5 +195,11 @@ def _cells(row: dict[str, Any], to_random: dict[str, Any]) -> list[str]:
         show(row["score"], 1),
         f"{low:.1f} to {high:.1f}",
         percent(row["retention"], 0),
-        ", ".join("~" if v == "not told apart" else v for v in verdicts),
+        *("" if difference is None else _claim(difference) for difference in found),
     ]
+
+
+def _claim(difference: dict[str, Any]) -> str:
+    verdict = difference["verdict"]
+    word = "~" if verdict == "not told apart" else verdict
+    return f"{word} {show_p(difference['p_holm'])}"

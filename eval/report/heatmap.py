@@ -15,6 +15,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from eval.analysis.finite import require_finite
 from models.atomic import writing
 
 # Even to the eye and to the colour-blind: dark blue is 0, yellow is 1.
@@ -63,6 +64,7 @@ def numbers(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     cells: dict[tuple[float, int], list[float]] = {}
     for record in records:
         cell = (record["depth"], record["context_length"])
+        require_finite([*cell, record["score"]], "depth, length or score of a needle")
         cells.setdefault(cell, []).append(record["score"] / 100)
     depths, lengths = (sorted(set(side)) for side in zip(*cells, strict=True))
     found = [[cells.get((depth, length), []) for length in lengths] for depth in depths]

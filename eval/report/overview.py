@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from eval.report.table import label
+from eval.analysis.finite import require_finite
+from eval.report.table import label, summary_of
 
 LEGEND = (
     "full, score: the dataset's own metric, out of 100, of the full prefill and of the method; KL: "
@@ -24,6 +25,9 @@ def table(by_dataset: Sequence[Results]) -> str:
     ----------
     by_dataset : for each dataset the results of all methods, in the same order.
     """
+    for results in by_dataset:
+        for result in results:
+            require_finite(summary_of(result), f"{result['config']['dataset']}, {label(result)}")
     first = by_dataset[0]
     config, env = first[0]["config"], first[0]["environment"]
     lines = [
@@ -56,7 +60,11 @@ def table(by_dataset: Sequence[Results]) -> str:
 
 
 def _cells(results: Results) -> list[tuple[float, float, float]]:
-    return [(r["score"], r["kl_first"], r["speedup"]["ready"] or np.nan) for r in results]
+    ready = [result["speedup"]["ready"] for result in results]
+    return [
+        (result["score"], result["kl_first"], np.nan if speedup is None else speedup)
+        for result, speedup in zip(results, ready, strict=True)
+    ]
 
 
 def _format(name: str, n: int, metric: str, full: float, cells: Sequence[Sequence[float]]) -> str:

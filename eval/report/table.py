@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from data import datasets
-from eval.analysis import compare
+from eval.analysis.finite import require_finite
+from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
 from stage.columns import columns
@@ -41,6 +42,8 @@ ORACLES = "* oracle: an upper bound that has seen the full prefill; it has no ti
 
 def table(results: Sequence[dict[str, Any]]) -> str:
     """One row per run of the same items, with what they have in common above."""
+    for result in results:
+        require_finite(summary_of(result), label(result))
     first = results[0]
     config, env = first["config"], first["environment"]
     lines = []
@@ -59,6 +62,11 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     lines += columns(rows, [side for _, side in COLUMNS])
     oracles = [ORACLES] if any(result["oracle"] for result in results) else []
     return "\n".join([*lines, "", LEGEND, *oracles])
+
+
+def summary_of(result: dict[str, Any]) -> dict[str, Any]:
+    """A result without its items."""
+    return {key: value for key, value in result.items() if key != "items"}
 
 
 def label(result: dict[str, Any]) -> str:
@@ -164,7 +172,7 @@ def tables(config: StageConfig, dataset: str) -> str:
 def compared(results: Sequence[dict[str, Any]]) -> str:
     """The table and, where there is something to compare, the differences below it."""
     seed = results[0]["config"]["seed"]
-    return "\n\n".join([table(results), *([compare.table(results, seed)] * (len(results) > 1))])
+    return "\n\n".join([table(results), *([comparison.table(results, seed)] * (len(results) > 1))])
 
 
 if __name__ == "__main__":

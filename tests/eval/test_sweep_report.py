@@ -9,10 +9,12 @@ import re
 import numpy as np
 import pytest
 
+from eval.analysis.alarms import alarms
 from eval.analysis.compare import differences
 from eval.analysis.overlap import matrices
+from eval.analysis.significance import sign_flip
 from eval.analysis.stats import bootstrap, paired, ratio, spread
-from eval.report.grid import alarms, content, table, text
+from eval.report.grid import SHOWN, content, table, text
 
 N = 10
 FULL = [100.0, 0.0] * 5
@@ -120,10 +122,42 @@ def test_a_rise_within_the_noise_says_so():
     after = [0.1 * i for i in reversed(range(N))]
     after[0] += 0.01
     (alarm,) = steps((0.1, before), (0.2, after), first=0.0)
-    assert alarm["difference"] == paired(after, before, 0)
+    gaps = [b - a for a, b in zip(before, after, strict=True)]
+    assert alarm["difference"].items() >= paired(gaps, 0).items()
     assert alarm["difference"]["ci95"][0] < 0 < alarm["difference"]["ci95"][1]
+    assert alarm["difference"]["p"] == sign_flip(np.array([gaps]), 0)[0]
     assert not alarm["beyond_noise"]
     assert "within the noise of 10 items" in alarm["line"]
+
+
+def test_a_rise_of_a_few_items_is_within_the_noise():
+    """4 items of 10 are further away, 6 stand still: the interval leaves 0 out, p is 2/16."""
+    after = [0.3] * 6 + [0.4] * 4
+    (alarm,) = steps((0.1, 0.3), (0.2, after), first=0.0)
+    assert alarm["difference"]["ci95"][0] > 0
+    assert alarm["difference"]["p"] == 0.125
+    assert not alarm["beyond_noise"]
+
+
+def test_alarms_allow_for_all_steps_that_were_looked_at():
+    """One of two methods rises, by all ten items; both distances of both make four steps."""
+    runs = [result("a", 0.1, 0.3), result("a", 0.2, 0.4)]
+    runs += [result("b", 0.1, 0.3), result("b", 0.2, 0.2)]
+    found = alarms(runs, 0)
+    assert [(a["method"], a["difference"]["p"]) for a in found] == [("a", 2 / 2**10)] * 2
+    wanted = pytest.approx(4 * 2 / 2**10)
+    assert [a["difference"]["p_holm"] for a in found] == [wanted] * 2
+    assert all(a["beyond_noise"] for a in found)
+
+
+def test_six_rises_of_so_many_steps_are_within_the_noise():
+    """Six items of one side are p = 2/64 alone; as one of ten steps that is no claim."""
+    curve = [(0.1 * i, [0.3] * N) for i in range(6)]
+    curve[-1] = (0.5, [0.3] * 4 + [0.4] * 6)
+    (alarm,) = [a for a in steps(*curve, first=0.0) if a["values"][1] > 0.31]
+    assert alarm["difference"]["p"] == 2 / 2**6
+    assert alarm["difference"]["p_holm"] == pytest.approx(10 * 2 / 2**6)
+    assert not alarm["beyond_noise"]
 
 
 def test_rates_are_taken_in_rising_order():
@@ -171,7 +205,13 @@ def test_the_content():
     assert found["methods"] == ["no", "full", "random", "debug", "oracle_kv"]
     assert found["rates"] == [0.1, 0.5, 1.0]
     assert (found["n"], found["available"], found["load_ms"], found["seed"]) == (10, 7405, 12.5, 3)
-    assert found["differences"] == differences(results, 3)
+    compared = differences(results, 3, SHOWN, rateless=False)
+    assert found["differences"] == compared.rows
+    assert found["comparisons"] == compared.family == 3 * 2 + 2  # three rates, and the oracle's
+    debugs = [row["to"]["random"] for row in found["differences"] if row["method"] == "debug"]
+    for of_one in debugs:
+        assert of_one["kl_first"]["p_holm"] is None
+        assert of_one["score"]["p_holm"] is not None
     assert found["overlaps"] == matrices(results)
     assert found["alarms"] == []
     debug = found["rows"][5]
@@ -213,15 +253,17 @@ def test_the_table(swept):
     low, high = bootstrap([45.0 + i for i in range(N)], 0)
     assert rows[5] == [
         *("debug", "0.1", "4.79x", "6.50x", "104", "7.2", "0.270", "0.270", "87.5"),
-        *("49.5", f"{low:.1f} to {high:.1f}", "99", "better, better"),
+        *("49.5", f"{low:.1f} to {high:.1f}", "99", "better 0.016", "better 0.016"),
     ]
-    assert rows[7][-1] == "~, better"
+    assert rows[7][-2:] == ["~ 1.000", "better 0.016"]
+    assert "8\ncomparisons" in shown
+    assert "too few" not in shown
     assert rows[8][:6] == ["oracle_kv*", "0.5", "-", "-", "-", "-"]
     assert [row[0] for row in rows[:2]] == ["no", "full"]
     assert rows[1][1] == "4.79x"  # no rate, and below no comparison with a control
     assert rows[1][-1] == rows[2][-1] == "89"
     assert "* oracle" in shown
-    assert max(map(len, shown.splitlines())) <= 140
+    assert max(map(len, shown.splitlines())) <= 150
 
 
 def test_the_table_without_load_control_oracle_and_denominator():

@@ -163,7 +163,7 @@ def test_sweep_json_has_the_keys_that_scripts_read(swept):
     assert set(swept.content) == {
         *("note", "environment", "config", "n", "available", "metric", "full_score", "tokens"),
         *("full_prefill_ms", "load_ms", "seed", "resamples", "methods", "rates", "rows"),
-        *("differences", "overlaps", "alarms"),
+        *("comparisons", "differences", "overlaps", "alarms"),
     }
     assert (swept.content["n"], swept.content["available"]) == (ITEMS, 5)
     assert swept.content["config"]["max_new_tokens"] == 12

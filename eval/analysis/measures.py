@@ -1,0 +1,74 @@
+"""What of a run's records is compared, and which runs stand beside which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from eval.analysis.finite import require_finite
+
+# Float32 logits carry this much of a divergence by rounding alone: r = 1 reaches it, never 0.
+ROUNDING = 1e-6
+Results = Sequence[dict[str, Any]]
+
+
+class Measure(NamedTuple):
+    """What of a record is compared, and how.
+
+    Attributes
+    ----------
+    full : the full prefill's value: in a record of any method, since both saw the item.
+    resolution : values that differ by no more than this differ by rounding alone: a tie.
+    """
+
+    value: Callable[[dict[str, Any]], float | None]
+    full: Callable[[dict[str, Any]], float | None]
+    statistic: str = "mean"
+    higher_is_better: bool = False
+    resolution: float = 0.0
+
+
+MEASURES = {
+    "score": Measure(
+        lambda item: item["score"],
+        lambda item: item["full_score"],
+        higher_is_better=True,
+        resolution=1e-9,  # an F1 of 2/3 has three values, by what it is the mean of
+    ),
+    "kl_first": Measure(lambda item: item["kl_first"], lambda item: 0.0, resolution=ROUNDING),
+    "kl_mean": Measure(lambda item: item["kl_mean"], lambda item: 0.0, resolution=ROUNDING),
+    "ttft_ready_ms": Measure(
+        lambda item: item["ttft_ms"]["ready"], lambda item: item["full_prefill_ms"], "median"
+    ),
+}
+
+
+def method(result: dict[str, Any]) -> str:
+    """The method's full name, options included (``debug:check=cached``)."""
+    return str(result["config"]["method"])
+
+
+def rate(result: dict[str, Any]) -> float | None:
+    """Recompute ratio of a run; None for methods that have none (``no``, ``full``, ``cat``)."""
+    return result["config"]["options"].get("rate")
+
+
+def rates(results: Results) -> list[float]:
+    """The rates that occur, rising."""
+    return sorted({found for found in map(rate, results) if found is not None})
+
+
+def at(results: Results, wanted: float | None) -> list[dict[str, Any]]:
+    """Runs of one rate, in order, and those of the methods that have none."""
+    return [result for result in results if rate(result) in (None, wanted)]
+
+
+def column(result: dict[str, Any], measure: Measure, full: bool = False) -> list[float] | None:
+    """One value per item; None where an item has none, as oracles have no times."""
+    read = measure.full if full else measure.value
+    values = []
+    for item in result["items"]:
+        values.append(read(item))
+        require_finite(values[-1], f"{method(result)}: a figure of item {item['id']}")
+    known = [value for value in values if value is not None]
+    return known if len(known) == len(values) else None
