@@ -24,7 +24,7 @@ from models.errors import UserError
 from models.prompt import Prompt
 from models.sealed import digest, seal, unseal
 
-FORMAT_VERSION = 2
+FORMAT_VERSION: Literal[2] = 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Meta(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal[2]
+    format: Literal[2] = FORMAT_VERSION
     recipe: Recipe
     source: str
     where: str
@@ -187,7 +187,7 @@ def write(path: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, **found: A
 
     Parameters
     ----------
-    found : the other fields of :class:`Meta`, but ``format``, ``rows`` and ``sha256``.
+    found : the other fields of :class:`Meta`, but ``recipe``, ``rows`` and ``sha256``.
     """
     content = hashlib.sha256()
     with writing(path) as file:
@@ -196,7 +196,6 @@ def write(path: Path, rows: Sequence[dict[str, Any]], recipe: Recipe, **found: A
             content.update(line)
             file.write(line)
     meta = Meta(
-        format=FORMAT_VERSION,
         recipe=recipe,
         rows=len(rows),
         sha256=content.hexdigest(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from data.inputs import Item
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
-from eval.config import MethodsConfig, Variant
+from eval.config import EvalConfig
 from eval.metrics.scores import score
+from eval.variants import Variant
 from models.engine import Prefill
 from models.flops import flop_limit
 from models.kv import store
@@ -54,15 +56,16 @@ class Reference:
 class Evaluator:
     """Runs items of one dataset; knows the metric, the answer's length and where KVs lie."""
 
-    def __init__(self, session: Session, config: MethodsConfig) -> None:
+    def __init__(self, session: Session, config: EvalConfig, variants: Sequence[Variant]) -> None:
         self.session = session
         self.engine = session.engine
         self.dataset = dataset = session.dataset
         self.config = config
+        self.variants = variants
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
         self.stops = session.loaded.stop_ids
-        self.observes = config.deviation or any(variant.oracle for variant in config.variants)
-        chosen = [variant.selector for variant in config.variants if variant.selector]
+        self.observes = config.deviation or any(variant.oracle for variant in variants)
+        chosen = [variant.selector for variant in variants if variant.selector]
         self.fuses = bool(chosen)
         self.needs = sorted({name for selector in chosen for name in selector.needs})
 
@@ -78,7 +81,7 @@ class Evaluator:
         """Raise, before anything is run, what would stop a method at this item."""
         if self.fuses:
             self.stored(item).check(self.needs)
-        for variant in self.config.variants:
+        for variant in self.variants:
             if variant.selector:
                 variant.selector.check_item(item.id, item.prompt)
 

@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from kvfuse.demo import DEMO
-from kvfuse.variables import from_make, remember, remembered
+from kvfuse.variables import REMEMBERED, from_make, remember, remembered
 from models.errors import UserError
 from stage.options import exit_code, help_of, note_environment, options_of, parse
 
@@ -122,7 +122,9 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     if command.announces:
         from stage.config import StageConfig
 
-        StageConfig(**{**defaults, **_named(arguments)})
+        named = {**defaults, **_named(arguments)}
+        fallback = StageConfig.__dataclass_fields__
+        StageConfig(*(named.get(name, fallback[name].default) for name in REMEMBERED))
     config_class = _found(command.config)
     more = _found(command.more) if command.more else None
     config = parse(config_class, arguments, more, **defaults)

@@ -140,7 +140,7 @@ def read_arguments(arguments: Sequence[str], options: Mapping[str, Option]) -> d
 
 def _values(rest: list[str], several: bool) -> list[str]:
     """Take the words that belong to an option off the front of ``rest``."""
-    values = []
+    values: list[str] = []
     while rest and not rest[0].startswith("--") and (several or not values):
         values.append(rest.pop(0))
     return values
