@@ -11,8 +11,9 @@ from importlib import import_module
 from typing import Any
 
 from kvfuse.demo import DEMO
-from kvfuse.variables import REMEMBERED, from_make, remember, remembered
+from kvfuse.variables import from_make, remember, remembered
 from models.errors import UserError
+from stage.config import check_names
 from stage.options import exit_code, help_of, note_environment, options_of, parse
 
 
@@ -120,11 +121,7 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
         return
     defaults = remembered() if command.announces and remembers else {}
     if command.announces:
-        from stage.config import StageConfig
-
-        named = {**defaults, **_named(arguments)}
-        fallback = StageConfig.__dataclass_fields__
-        StageConfig(*(named.get(name, fallback[name].default) for name in REMEMBERED))
+        check_names(**{**defaults, **_named(arguments)})
     config_class = _found(command.config)
     more = _found(command.more) if command.more else None
     config = parse(config_class, arguments, more, **defaults)

@@ -14,14 +14,21 @@ from models.load import source
 from stage.options import option, options_of
 
 
+MODEL, DATASET = "smollm2-135m", "2wikimqa"
+
+
+def check_names(model: str = MODEL, dataset: str = DATASET) -> None:
+    """Raise UserError for a model or dataset that there cannot be; quick, nothing is loaded."""
+    source.check(model)
+    datasets.expand(dataset)
+
+
 @dataclass
 class StageConfig:
     """Which model, which datasets, and where the folders of the three stages are."""
 
-    model: str = option(
-        "smollm2-135m", "alias of config/models.yaml, hub id, local folder or .gguf file"
-    )
-    dataset: str = option("2wikimqa", "a dataset, a list, or a suite (the README lists them)")
+    model: str = option(MODEL, "alias of config/models.yaml, hub id, local folder or .gguf file")
+    dataset: str = option(DATASET, "a dataset, a list, or a suite (the README lists them)")
     limit: int | None = option(None, "only the first so many items")
     inputs: str = option("inputs", "folder of stage 1's results")
     kvs: str = option("kvs", "folder of stage 2's results")
@@ -29,8 +36,7 @@ class StageConfig:
     given: dict[str, str] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        source.check(self.model)
-        self.datasets()
+        check_names(self.model, self.dataset)
         if self.limit is not None and self.limit < 1:
             raise UserError(f"LIMIT={self.limit} asks for no items; give 1 or more")
 
