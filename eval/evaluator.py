@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,8 @@ from eval.config import EvalConfig
 from eval.metrics.scores import score
 from eval.variants import Variant
 from models.engine import Prefill
+from models.errors import UserError
+from models.finite import require_finite
 from models.flops import flop_limit
 from models.kv import store
 from models.prompt import Prompt
@@ -87,6 +90,10 @@ class Evaluator:
 
     def reference(self, item: Item) -> Reference:
         """Full prefill and greedy answer, timed like every method."""
+        with _named(item, "full prefill"):
+            return self._reference(item)
+
+    def _reference(self, item: Item) -> Reference:
         stored = self.stored(item)
         load_ms = self._load(item, stored) if self.fuses and not self.config.cold else None
         prefill = self.engine.full_prefill(item.prompt)
@@ -124,7 +131,17 @@ class Evaluator:
         """Cold, then cache-ready; and whether the page cache was dropped before the cold one.
 
         There is no cold run where the load is shared.
+
+        Raises
+        ------
+        UserError : as :meth:`record`.
         """
+        with _named(item, f"method {variant.spec}"):
+            return self._fuse(item, variant, reference)
+
+    def _fuse(
+        self, item: Item, variant: Variant, reference: Reference
+    ) -> tuple[Prefill | None, Prefill, bool | None]:
         selector, stored = variant.selector, reference.stored
         assert selector is not None
 
@@ -139,6 +156,7 @@ class Evaluator:
                 stored.scores,
                 reference.truth,
                 item.id,
+                len(self.session.inputs.sink),
             )
 
         if not self.config.cold:
@@ -148,7 +166,18 @@ class Evaluator:
         return prefill(stored.cold), prefill(stored.ready), dropped
 
     def record(self, item: Item, variant: Variant, reference: Reference) -> dict[str, Any]:
-        """Everything that is kept of one item under one method."""
+        """Everything that is kept of one item under one method.
+
+        Raises
+        ------
+        UserError : the method failed here, or a figure is NaN or infinite; names item and method.
+        """
+        with _named(item, f"method {variant.spec}"):
+            record = self._record(item, variant, reference)
+            _require_finite(record)
+            return record
+
+    def _record(self, item: Item, variant: Variant, reference: Reference) -> dict[str, Any]:
         if variant.selector is None:
             measured = self._full(reference)
             ready: Prefill = reference.prefill
@@ -198,7 +227,7 @@ class Evaluator:
     def _fused(
         self, item: Item, variant: Variant, reference: Reference
     ) -> tuple[dict[str, Any], Prefill]:
-        cold, ready, dropped = self.fuse(item, variant, reference)
+        cold, ready, dropped = self._fuse(item, variant, reference)
         logits = self.engine.follow(ready, reference.forced)
         tokens, tpot = self._answer(ready, logits, reference)
         text, points = self._score(item, tokens)
@@ -266,6 +295,27 @@ class Evaluator:
             first_line=self.dataset.first_line,
             all_classes=item.row["all_classes"],
         )
+
+
+@contextmanager
+def _named(item: Item, method: str) -> Iterator[None]:
+    """Put the item and the method in front of what a refusal says."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"item {item.id}, {method}: {error}") from error
+
+
+def _require_finite(value: Any, name: str = "") -> None:
+    """Refuse a record with a figure that is NaN or infinite, wherever it stands."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _require_finite(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            _require_finite(inner, name)
+    elif isinstance(value, float):
+        require_finite(value, f"the figures of {name}")
 
 
 def _mean(values: list[float]) -> float | None:

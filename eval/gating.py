@@ -1,16 +1,21 @@
-"""The gate before any figure: run once per model, dtype and back end, then remembered."""
+"""The gate before any figure: run once per model, dtype, back end and item, then remembered."""
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 from pathlib import Path
 from typing import Any
 
+from data.inputs import Item
 from models import gate
 from models.atomic import writing
 from models.errors import UserError
 from stage.environment import code, machine
 from stage.session import Session
+
+ONE_CHUNK = "only one chunk: no item of these inputs has two, so the first check says little"
 
 
 def checked(session: Session) -> dict[str, Any]:
@@ -21,56 +26,105 @@ def checked(session: Session) -> dict[str, Any]:
     UserError : the model fails its gate: no result of it would mean anything.
     """
     path = Path(session.config.outputs) / session.source.name / "gate.json"
-    key = {
-        "weights": session.loaded.fingerprint,
-        "tokenizer": session.tokenizer_fingerprint,
-        "dtype": str(session.loaded.dtype),
-        "backend": session.engine.backend,
-        "code": code(),
-        **machine(session.loaded.device),
-    }
-    known = _read(path)
-    entry = next((entry for entry in known if entry["key"] == key), None)
-    if entry is None:
-        print("eval: running the gate (once per model, dtype and back end)", flush=True)
-        entry = {"key": key, "gate": run(session)}
+    key = _key(session)
+    known, damaged = _read(path)
+    outcome = next((entry["gate"] for entry in known if entry["key"] == key), None)
+    if outcome is None:
+        if damaged:
+            print(f"eval: {path} is damaged or was edited: what it says is not believed")
+        item = gate_item(session)
+        print(
+            f"eval: running the gate on item {item.id}, {gate.filled(item.prompt)} chunks "
+            "(once per model, dtype, back end and item)",
+            flush=True,
+        )
+        outcome = run(session)
         with writing(path) as file:
-            file.write(json.dumps([*known, entry], indent=2).encode())
-    if not entry["gate"]["passed"]:
+            file.write(json.dumps([*known, _sealed(key, outcome)], indent=2).encode())
+    if not outcome["passed"]:
         raise UserError(
             f"{session.source.name} fails its gate, so no result of it is reported; "
             f"see make gate MODEL={session.config.model}, and remove {path} to try again"
         )
-    return entry["gate"]
+    return outcome
+
+
+def gate_item(session: Session) -> Item:
+    """The first item of the inputs that has at least two chunks, or the first of all."""
+    items = session.inputs.items
+    return next((item for item in items if gate.filled(item.prompt) > 1), items[0])
 
 
 def run(session: Session) -> dict[str, Any]:
-    """Run the gate on the first item of the inputs that has at least two chunks, or the first."""
-    items = session.inputs.items
-    item = next((item for item in items if len(item.prompt.chunks) > 1), items[0])
-    outcome = gate.run(session.engine, item.prompt, session.inputs.sink).as_dict()
-    return {"item": item.id, **outcome}
+    """Run the gate on :func:`gate_item`; what comes is plain JSON.
+
+    A distance is None where anything was NaN or infinite; ``note`` says what the gate leaves open.
+    """
+    item = gate_item(session)
+    result = gate.run(session.engine, item.prompt, session.inputs.sink)
+    outcome: dict[str, Any] = json.loads(json.dumps(result.as_dict()))
+    for check in outcome["checks"]:
+        if not math.isfinite(check["distance"]):
+            check["distance"] = None
+    return {"item": item.id, "note": ONE_CHUNK if result.chunks < 2 else None, **outcome}
 
 
 def table(outcome: dict[str, Any]) -> str:
     """The gate for people: each check with its distance in logits."""
     lines = [
-        f"gate on item {outcome['item']}, {outcome['tokens']} tokens, "
+        f"gate on item {outcome['item']}, {outcome['tokens']} tokens, {outcome['chunks']} chunks, "
         f"tolerance {outcome['tolerance']:g} in logits"
     ]
     for check in outcome["checks"]:
         verdict = "pass" if check["passed"] else "FAIL"
         tokens = "same" if check["tokens_equal"] else "other"
-        lines.append(
-            f"  {verdict}  {check['name']:<38} distance {check['distance']:.1e}, "
-            f"{tokens} greedy tokens"
-        )
-    return "\n".join(lines)
+        distance = check["distance"]
+        size = "NaN or infinite" if distance is None else f"{distance:.1e}"
+        lines.append(f"  {verdict}  {check['name']:<38} distance {size}, {tokens} greedy tokens")
+    return "\n".join([*lines, *([outcome["note"]] if outcome["note"] else [])])
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _key(session: Session) -> dict[str, Any]:
+    """Everything that the gate's outcome depends on."""
+    item = gate_item(session)
+    return {
+        "weights": session.loaded.fingerprint,
+        "tokenizer": session.tokenizer_fingerprint,
+        "dtype": str(session.loaded.dtype),
+        "backend": session.engine.backend,
+        "item": item.id,
+        "tokens": item.prompt.sha256(),
+        "segments": [list(span) for span in item.prompt.segments],
+        "sink": session.inputs.sink,
+        "code": code(),
+        **machine(session.loaded.device),
+    }
+
+
+def _sealed(key: dict[str, Any], outcome: dict[str, Any]) -> dict[str, Any]:
+    """An entry of ``gate.json``, which holds one a key."""
+    return {"key": key, "gate": outcome, "sha256": _digest(key, outcome)}
+
+
+def _digest(key: Any, outcome: Any) -> str:
+    return hashlib.sha256(json.dumps([key, outcome], sort_keys=True).encode()).hexdigest()
+
+
+def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
+    """Entries that are as they were written, and whether there was anything else."""
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return [entry for entry in entries if {"key", "gate"} <= entry.keys()]
-    except (OSError, ValueError, AttributeError, TypeError):
-        return []
+    except FileNotFoundError:
+        return [], False
+    except (OSError, ValueError, RecursionError):
+        return [], True
+    if not isinstance(entries, list):
+        return [], True
+    good = [entry for entry in entries if _is_whole(entry)]
+    return good, len(good) < len(entries)
+
+
+def _is_whole(entry: Any) -> bool:
+    if not isinstance(entry, dict) or entry.keys() != {"key", "gate", "sha256"}:
+        return False
+    return bool(entry["sha256"] == _digest(entry["key"], entry["gate"]))

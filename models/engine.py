@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from models.attention.registry import choose_backend
+from models.choice import choose
+from models.finite import require_finite
 from models.flight import Flight
 from models.kv.cache import FusedCache
 from models.kv.rotary import rotate_keys_
@@ -30,7 +32,8 @@ class Prefill:
 
     Attributes
     ----------
-    length : tokens of the prompt.
+    prompt : what was prefilled.
+    full : whether all of it was computed in context.
     logits : float32 ``[vocabulary]`` of the last prompt row.
     first_token : its most likely id.
     recomputed : ``[R]`` sorted positions that were computed in context through the last layer.
@@ -39,13 +42,19 @@ class Prefill:
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
     """
 
-    length: int
+    prompt: Prompt
+    full: bool
     logits: Tensor
     first_token: int
     recomputed: Tensor
     passes: list[tuple[Tensor, int]]
     ttft_ms: float
     parts_ms: dict[str, float]
+
+    @property
+    def length(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt)
 
 
 @dataclass
@@ -74,6 +83,8 @@ class Engine:
             self.device, self.modules.dtype, self.modules.head_dim, backend
         )
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
+        self._latest: Prefill | None = None  # whose states the cache holds
+        self._behind: list[int] = []  # tokens whose rows lie behind its prompt
 
     def _flight(
         self, ids: Tensor, positions: Tensor, n_keys: int, rotary: tuple[Tensor, Tensor]
@@ -84,31 +95,69 @@ class Engine:
         positions = torch.arange(n, device=self.device)[None]
         return self.modules.rotary(self.modules.embed.weight, positions)
 
+    def _begin(self, prompt: Prompt) -> None:
+        """Forget the latest prefill and make room for another."""
+        self._latest, self._behind = None, []
+        self.cache.length = 0
+        self.cache.reserve(len(prompt))
+
     def _land(
-        self, flight: Flight, watch: Stopwatch, before: Sequence[tuple[Tensor, int]] = ()
+        self,
+        prompt: Prompt,
+        flight: Flight,
+        watch: Stopwatch,
+        before: Sequence[tuple[Tensor, int]] | None = None,
     ) -> Prefill:
-        """Run what is in flight to the end: last layers, then the last row through the LM head."""
+        """Run what is in flight to the end: last layers, then the last row through the LM head.
+
+        ``before`` are the passes of the choice in a fused prefill, None in a full one. What was
+        computed is looked at when the watch has stopped.
+        """
         flight.run_to(len(self.modules.layers))
         watch.lap("recompute")
         logits = flight.head()
         first_token = int(logits.argmax())
         watch.lap("head")
         total = watch.total()
-        passes = [*before, *flight.passes]
-        return Prefill(
-            flight.n_keys, logits, first_token, flight.positions, passes, total, watch.parts
+        require_finite(logits, "the logits")
+        require_finite(self.cache.kv[:, :, :, : len(prompt)], "the KVs")
+        passes = [*(before or ()), *flight.passes]
+        self._latest = Prefill(
+            prompt,
+            before is None,
+            logits,
+            first_token,
+            flight.positions,
+            passes,
+            total,
+            watch.parts,
         )
+        return self._latest
+
+    def _require_latest(self, prefill: Prefill) -> None:
+        if prefill is not self._latest:
+            raise ValueError("this prefill is not the latest: the cache holds another one by now")
+
+    def _require_prompt(self, prompt: Prompt, full: bool) -> None:
+        held = self._latest
+        if held is None or held.prompt != prompt or (full and not held.full):
+            kind = "full" if full else "latest"
+            raise ValueError(f"the cache does not hold the {kind} prefill of this prompt")
 
     @torch.inference_mode()
     def full_prefill(self, prompt: Prompt) -> Prefill:
-        """Every token in context; the reference for quality and for time."""
-        self.cache.length = 0
-        self.cache.reserve(len(prompt))
+        """Every token in context; the reference for quality and for time.
+
+        Raises
+        ------
+        NotFinite : the logits or the KVs hold NaN or infinite values.
+        """
+        self._begin(prompt)
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
         n = len(ids)
         flight = self._flight(ids, torch.arange(n, device=self.device), n, self._rotary(n))
-        return self._land(flight, watch)
+        return self._land(prompt, flight, watch)
 
     @torch.inference_mode()
     def fused_prefill(
@@ -121,6 +170,7 @@ class Engine:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
+        header: int = 0,
     ) -> Prefill:
         """Cached KVs, with the selected positions recomputed in context.
 
@@ -133,10 +183,15 @@ class Engine:
         scores : name → float32 ``[N]``, scores found offline, read when a selector asks for them.
         truth : the item's full prefill, from :meth:`observe`; for oracles.
         item_id : its name, for a selector that is told positions by item.
+        header : tokens in front of a chunk when it was captured; offline scores knew them.
+
+        Raises
+        ------
+        UserError : the selector failed, or chose what it may not, see :mod:`models.choice`.
+        NotFinite : its scores, the logits or the KVs hold NaN or infinite values.
         """
         n = len(prompt)
-        self.cache.length = 0
-        self.cache.reserve(n)
+        self._begin(prompt)
         watch = Stopwatch(self.device)
         kv = self.cache.kv[:, :, :, :n]
         self.cache.stream = stream = read(watch, kv)
@@ -163,28 +218,27 @@ class Engine:
                 scores,
                 truth,
                 item_id,
+                header,
             )
-            positions = self._choose(probe, selector)
+            positions = choose(probe, selector)
             watch.lap("select")
             if probe.flight is None:
                 probe.flight = launch(positions)
             else:
                 probe.flight.keep(positions)
-            return self._land(probe.flight, watch, probe.asked)
+            return self._land(prompt, probe.flight, watch, probe.asked)
         finally:
             self.cache.end_stream()
 
-    def _choose(self, probe: Probe, selector: BaseSelector) -> Tensor:
-        """Positions to recompute, the question's too where the selector wants them; sorted."""
-        positions = selector.select(probe)
-        if selector.adds_question:
-            question = torch.arange(*probe.prompt.question, device=self.device)
-            positions = torch.cat([positions, question])
-        return positions.sort().values
-
     @torch.inference_mode()
     def observe(self, prompt: Prompt) -> Truth:
-        """States of the latest prefill, which must be the full one of ``prompt``."""
+        """States of the latest prefill, which must be the full one of ``prompt``.
+
+        Raises
+        ------
+        ValueError : it is not.
+        """
+        self._require_prompt(prompt, full=True)
         return observe(self._question(prompt), prompt)
 
     @torch.inference_mode()
@@ -192,7 +246,12 @@ class Engine:
         """Δ_kv and Δ_attn by layer of the latest prefill, see :func:`models.truth.deviations`.
 
         Runs the question over the cache anew, and puts back what that overwrites.
+
+        Raises
+        ------
+        ValueError : the latest prefill is of another prompt than ``truth``.
         """
+        self._require_prompt(truth.prompt, full=False)
         return deviations(self._question(truth.prompt), truth)
 
     def _question(self, prompt: Prompt) -> Flight:
@@ -219,10 +278,19 @@ class Engine:
         ----------
         given : the greedy answer's beginning where it is known, its last token not yet in the
             cache (the others are, by :meth:`follow`).
+
+        Raises
+        ------
+        ValueError : the cache holds another prefill by now, or other tokens than ``given``.
         """
+        self._require_latest(prefill)
         n = prefill.length
         *known, token = given or [prefill.first_token]
+        if self._behind[: len(known)] != known:
+            raise ValueError("the given tokens are not in the cache: follow them first")
         out = Decoded(known)
+        # All room at once, before any step is timed: to grow later would copy the cache each time.
+        self.cache.reserve(n + max_new_tokens)
         rotary = self._rotary(n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:
@@ -232,8 +300,10 @@ class Engine:
             if len(out.tokens) == max_new_tokens:
                 break
             watch = Stopwatch(self.device)
-            token = int(self._extend([token], n + len(out.tokens) - 1, rotary)[0].argmax())
+            logits = self._extend([token], n + len(out.tokens) - 1, rotary)
+            token = int(logits[0].argmax())
             out.step_ms.append(watch.total())
+            require_finite(logits, "the logits")
         return out
 
     @torch.inference_mode()
@@ -244,15 +314,23 @@ class Engine:
         -------
         float32 ``[len(tokens), vocabulary]``: row ``i`` predicts ``tokens[i]``; row 0 is the
         prefill's own.
+
+        Raises
+        ------
+        ValueError : the cache holds another prefill by now.
         """
+        self._require_latest(prefill)
+        n = prefill.length
         rows = [prefill.logits[None]]
         if len(tokens) > 1:
-            rotary = self._rotary(prefill.length + len(tokens))
-            rows.append(self._extend(tokens[:-1], prefill.length, rotary))
+            rows.append(self._extend(tokens[:-1], n, self._rotary(n + len(tokens))))
+            require_finite(rows[1], "the logits")
         return torch.cat(rows)
 
     def _extend(self, tokens: Sequence[int], start: int, rotary: tuple[Tensor, Tensor]) -> Tensor:
         """Logits of new rows at ``start`` and after, ``[len(tokens), vocabulary]`` in float32."""
+        assert self._latest is not None, "there is something to go on from"
+        self._behind[start - self._latest.length :] = tokens
         end = start + len(tokens)
         self.cache.reserve(end)
         ids = torch.tensor(tokens, device=self.device)

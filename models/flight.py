@@ -48,9 +48,20 @@ class Flight:
         self._prepare(positions)
 
     def keep(self, positions: Tensor) -> None:
-        """Go on with these of the rows in flight only (sorted; each must be among them)."""
+        """Go on with these of the rows in flight only, sorted.
+
+        Raises
+        ------
+        UserError : some position is not in flight, or they are not sorted.
+        """
+        rows = torch.searchsorted(self.positions, positions)
+        found = self.positions[rows.clamp_max(len(self.positions) - 1)]
+        if not bool((found == positions).all() & (rows[1:] > rows[:-1]).all()):
+            raise UserError(
+                "positions to go on with must be among those that ran below this layer, in order"
+            )
         if len(positions) < len(self.positions):
-            self.hidden = self.hidden[:, torch.searchsorted(self.positions, positions)]
+            self.hidden = self.hidden[:, rows]
             self._prepare(positions)
 
     def _prepare(self, positions: Tensor) -> None:

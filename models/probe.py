@@ -79,6 +79,7 @@ class Probe:
     rate, budget : ``r``, and ``k``, how many document positions may be recomputed.
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
+    header : tokens that stood in front of a chunk when it was captured alone.
     n_layers, scale : of the model; attention logits are multiplied by ``scale``.
     flight : the rows in flight once a layer was checked, else None; the engine goes on with it.
     """
@@ -94,8 +95,10 @@ class Probe:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
+        header: int = 0,
     ) -> None:
         self.item_id = item_id
+        self.header = header
         self.prompt = prompt
         self.rate = rate
         self.budget = prompt.budget(rate)
@@ -128,7 +131,7 @@ class Probe:
         return CheckLayer(self.flight, self.n_question)
 
     def keep(self, positions: Tensor) -> None:
-        """Go on with these document positions (sorted) and the question only."""
+        """Go on with these document positions (sorted, in flight) and the question only."""
         assert self.flight is not None, "nothing is in flight before the first check"
         self.flight.keep(torch.cat([positions, self._span(*self.prompt.question)]))
 
@@ -164,6 +167,11 @@ class Probe:
         if self._truth is None:
             raise UserError("an oracle needs the full prefill of its item, and none was given")
         return self._truth
+
+    @property
+    def looked(self) -> bool:
+        """Whether a layer was run for the choice: the question's KVs were overwritten then."""
+        return self.flight is not None or self._question is not None
 
     @property
     def asked(self) -> list[tuple[Tensor, int]]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from models.finite import require_finite
 from models.flight import Flight
 from models.prompt import Prompt
 from models.question import group_attention
@@ -41,9 +42,15 @@ def observe(question: Flight, prompt: Prompt) -> Truth:
     Parameters
     ----------
     question : the question's rows, not yet run; over true KVs their states are the true ones.
+
+    Raises
+    ------
+    NotFinite : the queries hold NaN or infinite values.
     """
     kv = question.cache.kv[:, :, :, : len(prompt)].clone()
-    return Truth(prompt, kv, torch.stack(list(_climb(question))), question.modules.scale)
+    queries = torch.stack(list(_climb(question)))
+    require_finite(queries, "the full prefill's queries")
+    return Truth(prompt, kv, queries, question.modules.scale)
 
 
 def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]]:
@@ -56,6 +63,10 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
     delta_attn : the same of the question's attention weights, all heads, over the whole prompt
         (CacheBlend's attention deviation, Yao et al., 2024, arXiv:2405.16444). Queries are computed
         in context, keys are the cache's, also where a method left the question's keys as captured.
+
+    Raises
+    ------
+    NotFinite : a distance is NaN or infinite.
     """
     documents, n = slice(*truth.prompt.documents), len(truth.prompt)
     cached = question.cache.kv
@@ -70,6 +81,7 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
             gap += float((found - true).square().sum())
             total += float(true.square().sum())
         delta_attn.append((gap / total) ** 0.5)
+        require_finite(delta_kv[-1] + delta_attn[-1], "the distances from the full prefill")
     return delta_kv, delta_attn
 
 
@@ -79,13 +91,14 @@ def _climb(question: Flight) -> Iterator[Tensor]:
     To look must change nothing: what the question's rows overwrite is put back in the end.
     """
     rows = question.cache.kv[:, :, :, question.slots]
-    held = rows.clone()
+    held, length = rows.clone(), question.cache.length
     try:
         for layer in range(len(question.modules.layers)):
             question.run_to(layer)
             yield question.fresh("q")
     finally:
         rows.copy_(held)
+        question.cache.length = length
 
 
 def _relative(found: Tensor, true: Tensor) -> float:

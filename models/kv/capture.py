@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.attention.packed import PackedSegments
+from models.finite import require_finite
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
 from models.prompt import Prompt
@@ -52,6 +53,10 @@ def capture(
     other, positions starting anew; so no padding is computed and no mask can go wrong. A segment
     gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the
     segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
+
+    Raises
+    ------
+    NotFinite : the KVs or the scores hold NaN or infinite values.
     """
     kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
     found = {name: torch.zeros(len(prompt)) for name in scores}
@@ -62,6 +67,9 @@ def capture(
             segments.append(_Segment(header + prompt.ids[start:end], len(header), start))
     for pack in _packs(segments):
         _forward(modules, pack, kv, found)
+    require_finite(kv, "the captured KVs")
+    for name, values in found.items():
+        require_finite(values, f"the {name} scores")
     return Captured(kv, found)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.finite import require_finite
 from models.probe import Probe
 from models.prompt import Prompt
 
@@ -22,7 +23,9 @@ class BaseSelector(ABC):
     adds_question : every question position is recomputed too (all but ``cat`` and ``attnlink``).
         Whoever asks for a check layer or a question pass needs it: both overwrite the KVs of the
         question's rows, and only recomputing them makes them whole again.
-    knows_rate : the choice depends on the recompute ratio.
+    knows_rate : the choice depends on the recompute ratio, and the engine holds it to the budget.
+        Where it is False the rate is not looked at and any number of positions may be chosen
+        (``cat``, ``full``, ``epic`` with ``lego_k``, ``attnlink`` with a file).
     oracle : it looks at a real full prefill; an upper bound, whose time is never reported.
     """
 
@@ -45,10 +48,11 @@ class BaseSelector(ABC):
 
     @abstractmethod
     def select(self, probe: Probe) -> Tensor:
-        """Positions to recompute, int64, any order, unique.
+        """Positions to recompute, integers ``[k]``, any order, unique, on any device.
 
-        At most ``probe.budget`` document positions; the last position of the prompt, too, where the
-        selector does not leave the question to the engine.
+        At most ``probe.budget`` document positions where :attr:`knows_rate`. With
+        :attr:`adds_question` no others; without it any of the prompt, its last position among them.
+        The engine refuses anything else, see :mod:`models.choice`.
         """
 
     def check_item(self, item_id: str, prompt: Prompt) -> None:  # noqa: B027 - most serve any item
@@ -60,9 +64,15 @@ class BaseSelector(ABC):
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
-    """Indices of the ``k`` largest scores, ties to the lower index, in float32 or better."""
+    """Indices of the ``k`` largest scores, ties to the lower index, in float32 or better.
+
+    Raises
+    ------
+    NotFinite : a score is NaN or infinite: wherever it were sorted to would look like a choice.
+    """
     if scores.dtype in (torch.bfloat16, torch.float16):
         raise TypeError("scores must be float32: summed in half precision they tie everywhere")
+    require_finite(scores, "the selector's scores")
     return torch.sort(scores, descending=True, stable=True).indices[:k]
 
 

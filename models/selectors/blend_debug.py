@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.finite import require_finite
 from models.probe import Probe
 from models.selectors.base import BaseSelector, check_layer, option, require_layer, top_k
 from models.selectors.blend import check_gap_source, deviation
@@ -51,10 +52,13 @@ class Selector(BaseSelector):
             return probe.candidates
         check = probe.check(self.check_layer)
         scale = ranks if "rank" in (self.fusion, self.normalize) else min_max
-        gap = scale(deviation(check, self.blend_gap_source))
-        attention = scale(
-            attention_scores(probe, check.queries, check.keys, self.per_head, self.edge_corrected)
+        gap = deviation(check, self.blend_gap_source)
+        attention = attention_scores(
+            probe, check.queries, check.keys, self.per_head, self.edge_corrected
         )
+        require_finite(gap, "the selector's deviations")  # or scaling would make them numbers
+        require_finite(attention, "the selector's attention scores")
+        gap, attention = scale(gap), scale(attention)
         if self.fusion == "mul":
             fused = gap**self.alpha * attention ** (1 - self.alpha)
         else:

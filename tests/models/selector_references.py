@@ -69,6 +69,7 @@ def fuse(
         stored.scores.__getitem__,
         seen,
         "7",
+        len(SINK),
     )
 
 
@@ -85,7 +86,9 @@ def chosen(
     return documents
 
 
-def bare_probe(prompt: Prompt, rate: float, scores: Tensor | None = None, seed: int = 0) -> Probe:
+def bare_probe(
+    prompt: Prompt, rate: float, scores: Tensor | None = None, seed: int = 0, header: int = 0
+) -> Probe:
     """A probe without a model behind it, whose offline scores are all these."""
     return Probe(
         prompt,
@@ -96,6 +99,7 @@ def bare_probe(prompt: Prompt, rate: float, scores: Tensor | None = None, seed: 
         generator=torch.Generator().manual_seed(seed),
         scores=None if scores is None else lambda name: scores,
         item_id="7",
+        header=header,
     )
 
 

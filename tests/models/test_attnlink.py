@@ -11,7 +11,10 @@ import torch
 
 from models import selectors
 from models.errors import UserError
-from tests.conftest import random_prompt
+from models.kv.capture import capture
+from models.modules import Modules
+from models.selectors import attnlink
+from tests.conftest import build, random_prompt
 from tests.models.selector_references import bare_probe, fuse, shaped
 
 
@@ -50,7 +53,7 @@ def test_the_identity_is_the_files_content(tmp_path):
         told_by(tmp_path, text) for text in ('{"7": [1]}', '{"7": [1]}', '{"7": [2]}')
     )
     assert one.identity() == same.identity() != other.identity()
-    assert selectors.make("attnlink").identity() == {"positions": None}
+    assert selectors.make("attnlink").identity() == {"positions": None, "chance": "none"}
     assert selectors.build(selectors.spec_of(other)).identity() == other.identity()
 
 
@@ -101,3 +104,73 @@ def test_an_item_or_position_that_does_not_fit(tmp_path):
 
 def test_sinks_serve_any_item():
     selectors.make("attnlink").check_item("nobody", shaped("usual"))
+
+
+# What a token draws by chance
+
+
+def by_chance(prompt, kind: str, header: int) -> list[float]:
+    """Row by row: a token attends evenly to itself and to all before it in its segment."""
+    shares = []
+    for start, end in prompt.chunks:
+        front = header if start > 0 else 0
+        n = front + end - start
+        drawn = [0.0] * n
+        for row in range(n):
+            for key in range(row + 1):
+                drawn[key] += 1 / (row + 1) / n
+        length = end - start
+        shares += drawn[front:] if kind == "place" else [1 / length for _ in range(length)]
+    return shares
+
+
+@pytest.mark.parametrize("kind", ["length", "place"])
+@pytest.mark.parametrize("header", [0, 1, 3])
+@pytest.mark.parametrize(
+    "shape", [(5, [30, 1, 24], 9), (0, [20, 7], 5), (2, [4, 0, 3], 1), (3, [], 2)]
+)
+def test_chance_is_what_even_attention_gives(kind, header, shape):
+    prompt = random_prompt(*shape)
+    found = attnlink.by_chance(prompt, kind, header).tolist()
+    assert found == pytest.approx(by_chance(prompt, kind, header))
+
+
+def test_a_model_without_preference_draws_by_chance(prompt):
+    """Captured from a model whose queries are zero, every token's share is its place's."""
+    model = build("llama")
+    for layer in model.model.layers:
+        layer.self_attn.q_proj.weight.zero_()
+    for sink in ([], [1], [1, 2]):
+        found = capture(Modules(model), prompt, sink, ["sinks"]).scores["sinks"]
+        drawn = found[slice(*prompt.documents)].double()
+        shares = attnlink.by_chance(prompt, "place", len(sink))
+        assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("chance", "wanted"),
+    [
+        ("none", [3, 4, 5, 6]),  # shares of the short chunk are the largest whatever it holds
+        ("length", [7, 8, 9, 10]),  # relative to its length it draws as much as its mean
+        ("place", [6, 9, 10, 16]),
+    ],
+)
+def test_what_chance_changes(chance, wanted):
+    prompt = random_prompt(3, [4, 10], 3)
+    even = by_chance(prompt, "place", 1)
+    drawn = [0.25, 0.25, 0.25, 0.25, *([0.13] * 4), *([0.08] * 6)]
+    if chance == "place":
+        drawn = [3 * e if i in (3, 6, 7, 13) else e for i, e in enumerate(even)]
+    scores = torch.tensor([0.0] * 3 + drawn + [0.0] * 3)
+    probe = bare_probe(prompt, 0.3, scores, header=1)
+    found = selectors.build(f"attnlink:chance={chance}").select(probe)
+    assert sorted(p for p in found.tolist() if p < 17) == wanted
+
+
+def test_a_chance_that_there_is_not(tmp_path):
+    with pytest.raises(UserError, match=r"REUSE=attnlink:chance=luck: CHANCE is none, length, pl"):
+        selectors.build("attnlink:chance=luck")
+    path = tmp_path / "positions.json"
+    path.write_text("{}")
+    with pytest.raises(UserError, match="CHANCE=place is for sinks, and POSITIONS= names others"):
+        selectors.build(f"attnlink:positions={path}:chance=place")

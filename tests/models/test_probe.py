@@ -24,7 +24,7 @@ class Asks(BaseSelector):
 
     def select(self, probe):
         self.what(probe)
-        return probe.candidates[: self.count]
+        return probe.candidates[: min(self.count, probe.budget)]
 
 
 def ask(family, prompt, what, rate=0.2):
@@ -80,6 +80,32 @@ def test_rows_that_were_kept_go_on_over_cached_ones(family):
     fuse(family, prompt, Asks(look, count=1), 0.2)
 
 
+@pytest.mark.parametrize("kept", [[7, 11, 36], [36, 11], [11, 11], [4, 11], [11, 60]], ids=str)
+def test_rows_that_are_not_in_flight_cannot_be_kept(llama, kept):
+    """Looked up among those that are, they would be other rows under the wrong positions."""
+
+    def look(probe):
+        probe.check(1)
+        probe.keep(torch.tensor([5, 11, 36, 40]))
+        probe.keep(torch.tensor(kept))
+
+    with pytest.raises(UserError, match="must be among those that ran below this layer, in order"):
+        ask(llama, shaped("usual"), look)
+
+
+@pytest.mark.parametrize("chosen", [[6], [5, 6], [5, 7]])
+def test_what_is_chosen_must_have_run_below_the_check_layer(llama, chosen):
+    @dataclass
+    class Narrowed(BaseSelector):
+        def select(self, probe):
+            probe.check(1)
+            probe.keep(torch.tensor([5, 9]))
+            return torch.tensor(chosen)
+
+    with pytest.raises(UserError, match="must be among those that ran"):
+        fuse(llama, shaped("usual"), Narrowed(), 0.2)
+
+
 @pytest.mark.parametrize("kind", ["check", "question"])
 def test_layers_are_asked_for_upwards(llama, kind):
     prompt = shaped("usual")
@@ -110,6 +136,7 @@ def test_sizes_cost_nothing(llama, rate):
         assert probe.budget == int(55 * rate)
         assert probe.rate == rate
         assert probe.item_id == "7"
+        assert probe.header == 1
         assert probe.n_layers == 4
         assert probe.scale == 0.25
         assert probe.flight is None

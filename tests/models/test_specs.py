@@ -98,7 +98,10 @@ def test_options_of_the_spec_go_before_those_of_the_run():
         ("a3:pool=3", "debug has no option 'pool'"),
         ("debug:", "debug has no option ''"),
         ("random:k=3", "random has no option 'k'; it has none"),
-        ("attnlink:_digest=1", "attnlink has no option '_digest'; its options are positions"),
+        (
+            "attnlink:_digest=1",
+            "attnlink has no option '_digest'; its options are positions, chance",
+        ),
         ("debug:check_layer=one", "check_layer takes int, not 'one'"),
         ("debug:check_layer=1.5", "check_layer takes int, not '1.5'"),
         ("debug:check_layer", "check_layer takes int, not ''"),
