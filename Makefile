@@ -94,7 +94,7 @@ gate: $(READY)  ## prove on MODEL and a real item that r = 1 is full prefill, an
 	@$(PY) -m eval.gate $(WHAT) $(FOLDERS) $(MACHINE)
 
 doctor: $(READY)  ## what this machine has and lacks, each lack with its remedy
-	@$(PY) -m kvfuse.doctor $(WHAT) $(FOLDERS)
+	@$(PY) -m kvfuse.doctor $(WHAT) $(FOLDERS) $(call option,LONGBENCH_DIR,longbench-dir)
 
 bench: $(READY)  ## speed by prompt length beside the library's own: table, bench.json, picture
 	@$(PY) -m bench --model "$(MODEL)" $(FOLDERS) $(MACHINE) $(BENCHED) $(BENCH)

@@ -16,6 +16,7 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from data import datasets, inputs
 from data.datasets import Dataset
 from data.request import Request
+from data.row import Row
 from data.rows import load_rows
 from data.segments import Splitter, Splitting
 from models.errors import UserError
@@ -30,7 +31,6 @@ GENERATED = {
     "needle": ("lengths", "depths", "haystack", "data_seed"),
     "ruler": ("lengths", "haystack", "data_seed", "ruler_dir"),
 }
-SCORED_WITH = ("depth", "context_length", "task")
 
 
 @dataclass
@@ -84,7 +84,7 @@ def chunk(
         "generation": generation,
         "sink": framing.sink,
     }
-    if existing and _fits(existing, meta, config):
+    if existing and _fits(existing, meta, config, dataset):
         print(f"chunk: {path} has {existing['rows']} items already")
         return
     build(path, config, meta, Splitter(dataset, tokenizer, framing, settings))
@@ -106,16 +106,16 @@ def build(path: Path, config: ChunkConfig, meta: dict[str, Any], splitter: Split
         seed=generation.get("data_seed") or 0,
     )
     found = load_rows(dataset, request)
-    ids = inputs.safe_ids(row["_id"] for row in found.rows)
-    rows, sizes = [], []
+    ids = inputs.safe_ids(row.id for row in found.rows)
+    rows, sizes, truncated = [], [], 0
     bar = tqdm(found.rows, dataset.name, unit="item", disable=None)
     for item_id, row in zip(ids, bar, strict=True):
-        prompt = splitter.prompt(row)
+        prompt, lost = splitter.split(row)
+        truncated += lost > 0
         sizes.append(len(prompt))
         rows.append(_line(item_id, row, prompt, splitter.tokenizer))
     if not rows:
         raise UserError(f"{dataset.name} has no rows; give another LIMIT, LENGTHS or folder")
-    truncated = sizes.count(settings.max_length)
     meta |= {
         "source": found.source,
         "where": found.where,
@@ -181,11 +181,13 @@ def resolve_generation(
     return settings
 
 
-def _fits(existing: dict[str, Any], wanted: dict[str, Any], config: ChunkConfig) -> bool:
+def _fits(
+    existing: dict[str, Any], wanted: dict[str, Any], config: ChunkConfig, dataset: Dataset
+) -> bool:
     """Whether inputs that exist are what this call would build, or hold it."""
     enough = existing["rows"] >= min(config.limit or 1, existing["available"])
     folder = config.longbench_dir
-    read = datasets.get(wanted["dataset"]).source == "longbench"
+    read = dataset.source == "longbench"
     elsewhere = read and folder and not existing["where"].startswith(str(Path(folder).expanduser()))
     unwanted = existing["is_sample"] and not config.sample
     same = all(existing.get(name) == wanted[name] for name in wanted)
@@ -193,17 +195,17 @@ def _fits(existing: dict[str, Any], wanted: dict[str, Any], config: ChunkConfig)
 
 
 def _line(
-    item_id: str, row: dict[str, Any], prompt: Prompt, tokenizer: PreTrainedTokenizerBase
+    item_id: str, row: Row, prompt: Prompt, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, Any]:
     prefix, *chunks, question = [list(prompt.ids[slice(*span)]) for span in prompt.segments]
     return {
-        **{name: row[name] for name in SCORED_WITH if name in row},
+        **row.details,
         "id": item_id,
         "chunks": [tokenizer.decode(chunk) for chunk in chunks],
-        "question": row["input"],
-        "answers": row["answers"],
-        "all_classes": row["all_classes"],
-        "length": row["length"],
+        "question": row.question,
+        "answers": row.answers,
+        "all_classes": row.all_classes,
+        "length": row.length,
         "tokens": {"prefix": prefix, "chunks": chunks, "question": question},
     }
 

@@ -16,14 +16,21 @@ import torch
 
 from data import datasets, inputs
 from data.packs import pack_file
-from data.sources import longbench
+from data.sources.longbench import files, hub
 from models.attention.flashinfer_rows import obstacle
 from models.errors import UserError
 from models.load.source import alias_table, cache_dir, hub_trouble
 from models.load.weights import FAMILIES, pick_device, pick_dtype
-from stage.options import StageConfig, run
+from stage.options import StageConfig, option, run
 
 GIB = 1 << 30
+
+
+@dataclass
+class DoctorConfig(StageConfig):
+    """What this machine has and lacks."""
+
+    longbench_dir: str | None = option(None, "folder with LongBench's files, plain or compressed")
 
 
 @dataclass(frozen=True)
@@ -40,7 +47,7 @@ class Finding:
         return line if self.remedy is None else f"{line}\n  {'':<14} -> {self.remedy}"
 
 
-def main(config: StageConfig) -> None:
+def main(config: DoctorConfig) -> None:
     """Print every finding; lacks are marked, and none is an error."""
     online = hub_trouble("HuggingFaceTB/SmolLM2-135M-Instruct") is None
     findings = [*software(), *hardware(config), *models(online), *data(config, online)]
@@ -94,14 +101,14 @@ def models(online: bool) -> Iterator[Finding]:
     yield Finding("model cache", str(cache_dir()))
 
 
-def data(config: StageConfig, online: bool) -> Iterator[Finding]:
+def data(config: DoctorConfig, online: bool) -> Iterator[Finding]:
     """Where each dataset's rows would come from, and which inputs are there."""
     try:
         size = pack_file("hotpotqa.json").stat().st_size
         yield Finding("data pack", f"HotpotQA, {size / 1e6:.0f} MB")
     except UserError as error:
         yield Finding("data pack", "missing", str(error))
-    yield longbench_rows(os.environ.get("LONGBENCH_DIR"), online)
+    yield longbench_rows(config.longbench_dir, online)
     made = [path for path in Path(config.inputs).glob("*/*.jsonl") if inputs.read_meta(path)]
     yield Finding("inputs made", ", ".join(sorted(map(str, made))) or "none yet")
 
@@ -114,12 +121,12 @@ def longbench_rows(folder: str | None, online: bool) -> Finding:
         for dataset in datasets.expand("all"):
             if dataset.source == "longbench":
                 try:
-                    longbench.from_folder(Path(folder).expanduser(), dataset.name)
+                    files.read(files.find(Path(folder).expanduser(), dataset.name), dataset.name)
                 except UserError:
                     lacking.append(dataset.name)
         lack = f"not to be read from it: {', '.join(lacking)}" if lacking else None
         return Finding("longbench", f"LONGBENCH_DIR={folder}", lack)
-    if cached := longbench.cached_zip():
+    if cached := hub.cached_zip():
         return Finding("longbench", f"the hub's {cached[0]}, cached")
     if online:
         return Finding("longbench", "the hub, fetched when first used")
@@ -149,4 +156,4 @@ def _total() -> float:
 
 
 if __name__ == "__main__":
-    run(StageConfig, main, "doctor")
+    run(DoctorConfig, main, "doctor")
