@@ -25,8 +25,8 @@ def real_prompt(
     tokenizer: PreTrainedTokenizerBase, n: int, chunk_size: int, prefix: int = PREFIX_TOKENS
 ) -> Prompt:
     """``n`` tokens of HotpotQA paragraphs."""
-    rows, _, _ = hotpotqa.from_pack("hotpotqa_distractor", limit=1 + n // 400)
-    ids = [token for row in rows for token in encode(tokenizer, row["context"])][:n]
+    rows, _, _ = hotpotqa.from_pack(limit=1 + n // 400)
+    ids = [token for row in rows for token in encode(tokenizer, row.context)][:n]
     if len(ids) < n:
         raise ValueError(f"{len(rows)} rows hold {len(ids)} tokens, {n} were asked for")
     return lay_out(ids, chunk_size, prefix)

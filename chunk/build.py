@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 from tqdm import tqdm
 
 from data import inputs
-from data.datasets import Dataset
+from data.dataset import Dataset
 from data.inputs import Inputs, Recipe
 from data.request import Request
+from data.row import Row
 from data.rows import digest, load_rows
 from data.segments import Splitter, Splitting
 from models.errors import UserError
 from models.load.tokenizer import frame
 from models.load.weights import max_positions
 from models.prompt import Prompt
-from stage.config import InputsConfig
+from stage.config import OWN, InputsConfig
 from stage.session import Unloaded
 
 # The options that generated rows depend on, by the source that generates them.
@@ -27,7 +29,7 @@ GENERATED = {
 }
 NOT_DEFAULT = (
     "limit", "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
-    "lengths", "depths", "haystack", "data_seed",
+    "lengths", "depths", "haystack", "data_seed", *OWN,
 )  # fmt: skip
 
 
@@ -122,17 +124,17 @@ def make_recipe(
     )
 
 
-def build(path: Any, recipe: Recipe, splitter: Splitter, request: Request) -> Inputs:
+def build(path: Path, recipe: Recipe, splitter: Splitter, request: Request) -> Inputs:
     """Find the rows, split them, and write both files."""
     dataset = splitter.dataset
     found = load_rows(dataset, request)
     ids = inputs.safe_ids(row.id for row in found.rows)
     lines, sizes, truncated = [], [], 0
     for item_id, row in zip(ids, tqdm(found.rows, dataset.name, disable=None), strict=True):
-        prompt, cut = splitter.prompt(row)
-        sizes.append(len(prompt))
-        truncated += cut
-        lines.append(_line(item_id, row, prompt, splitter))
+        split = splitter.split(row)
+        sizes.append(len(split.prompt))
+        truncated += split.lost > 0
+        lines.append(_line(item_id, row, split.prompt, splitter))
     if not lines:
         raise UserError(f"{dataset.name} has no rows; give another LIMIT, LENGTHS or folder")
     inputs.write(
@@ -152,7 +154,7 @@ def build(path: Any, recipe: Recipe, splitter: Splitter, request: Request) -> In
     return inputs.read(path, recipe)
 
 
-def _line(item_id: str, row: Any, prompt: Prompt, splitter: Splitter) -> dict[str, Any]:
+def _line(item_id: str, row: Row, prompt: Prompt, splitter: Splitter) -> dict[str, Any]:
     prefix, *chunks, question = [list(prompt.ids[slice(*span)]) for span in prompt.segments]
     return {
         **row.details,

@@ -1,15 +1,24 @@
 """The datasets that kvfuse knows: one entry of config/datasets/*.yaml each, checked when read."""
 
+from __future__ import annotations
+
 import difflib
+import os
 import re
+import shlex
 from collections import Counter
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Iterator
+from dataclasses import MISSING, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from data.dataset import Dataset
+from data.rows import SOURCES
+from data.sources import own as own_files
+from data.sources.own import OwnOptions
 from models.errors import UserError
 
 CONFIG_DIR = Path(__file__).resolve().parent.parent / "config" / "datasets"
@@ -22,7 +31,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "instruction": (str,),
     "question": (str,),
     "max_new_tokens": (int,),
-    "metric": (str,),
+    "metric": (str, type(None)),
     "first_line": (bool,),
     "passage_pattern": (str, type(None)),
     "suite": (str,),
@@ -32,51 +41,9 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "parameters": (dict,),
 }
 _CHOICES = {
-    "source": ("longbench", "hotpotqa_pack", "needle", "ruler"),
-    "language": ("en", "zh", "code"),
+    "source": tuple(SOURCES),
+    "language": ("en", "zh", "code", "auto"),
 }
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """How one benchmark task is prompted and scored.
-
-    The prompt is `instruction + context + ask(input)`. `version` rises when a change to the entry
-    would change a score. `source` says which reader finds the rows. `chat` is whether the prompt
-    is wrapped in the model's chat template. `max_new_tokens` bounds the answer, `metric` names an
-    entry of `eval.metrics.scores.METRICS`, `first_line` scores only the answer's first line.
-    `passage_pattern` is a regular expression (multi-line mode) for the start of a passage, None
-    where there are none.
-
-    `suite` is the benchmark that the task belongs to and `group` its part of it, for averages.
-    `answer_prefix` begins the answer for the model, after the chat footer. `extra_metrics` are
-    recorded beside the score. `parameters` are those of the rows' generator.
-    """
-
-    name: str
-    version: int
-    source: str
-    language: str
-    chat: bool
-    instruction: str
-    question: str
-    max_new_tokens: int
-    metric: str
-    first_line: bool
-    passage_pattern: str | None
-    suite: str = ""
-    group: str = ""
-    answer_prefix: str = ""
-    extra_metrics: list[str] = field(default_factory=list)
-    parameters: dict[str, Any] = field(default_factory=dict)
-
-    def ask(self, text: str) -> str:
-        """The prompt's part after the context, with `text` (a row's `input`) put in its place."""
-        return self.question.replace("{input}", text)
-
-    def begin(self, text: str) -> str:
-        """How the model's answer begins, with `text` (a row's `input`) put in its place."""
-        return self.answer_prefix.replace("{input}", text)
 
 
 def read_config(folder: Path) -> dict[str, Dataset]:
@@ -110,6 +77,8 @@ def get(name: str) -> Dataset:
     allowed = [*known, *suites()]
     near = difflib.get_close_matches(name, allowed, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(allowed)}"
+    if os.sep in name or "." in name:
+        hint = f"there is no such file or folder; {hint}"
     raise UserError(f"unknown dataset {name!r}: {hint}")
 
 
@@ -119,20 +88,54 @@ def suites() -> list[str]:
     return ["all", *sorted(suite for suite, count in counted.items() if suite and count > 1)]
 
 
-def expand(text: str) -> list[Dataset]:
-    """The datasets that a list of names and suites means, in order, none twice.
+def is_own(name: str) -> bool:
+    """Whether `name` is a file, a folder or a data set of the hub, and no dataset that we know."""
+    return name not in _known() and name not in suites() and own_files.is_place(name)
 
-    `text` is separated by commas or spaces. Raises UserError for an unknown name, or for none.
+
+def expand(text: str, own: OwnOptions | None = None) -> list[Dataset]:
+    """The datasets that a list of names, suites and files means, in order, none twice.
+
+    `text` is separated by commas or spaces; a file whose name has spaces stands alone or in
+    quotes, and a comma that belongs to a file's name parts nothing. `own` is what was said about
+    files of one's own. Raises UserError for an unknown name, for none, or for options that no
+    dataset of the list takes.
     """
     chosen: dict[str, Dataset] = {}
-    for name in text.replace(",", " ").split():
+    for name in _names(text):
         if name in suites():
             chosen |= {k: d for k, d in _known().items() if name in ("all", d.suite)}
         else:
-            chosen[name] = get(name)
+            dataset = own_files.entry(name, own) if is_own(name) else get(name)
+            chosen[dataset.name] = dataset
     if not chosen:
         raise UserError(f"no dataset named: choose from {', '.join([*names(), *suites()])}")
+    if own and not any(dataset.source == "own" for dataset in chosen.values()):
+        said = [item.name for item in fields(own) if getattr(own, item.name) is not None]
+        said = [name.upper() for name in said if name != "max_new_tokens"]  # others take it too
+        if said:
+            raise UserError(f"{said[0]}= is for files of your own; {text} has no such option")
     return list(chosen.values())
+
+
+def _names(text: str) -> Iterator[str]:
+    """The parts of a list; of parts with commas between, the longest that is a file is one."""
+    if os.path.exists(os.path.expanduser(text)):
+        yield text
+        return
+    try:
+        words = shlex.split(text)
+    except ValueError:
+        raise UserError(f"DATASET={text}: a quotation mark is not closed") from None
+    for word in words:
+        parts = word.split(",")
+        while parts:
+            lengths = range(len(parts), 1, -1)
+            joined = (n for n in lengths if os.path.exists(os.path.expanduser(",".join(parts[:n]))))
+            taken = next(joined, 1)
+            if name := ",".join(parts[:taken]):
+                yield name
+            del parts[:taken]
 
 
 @lru_cache(maxsize=1)

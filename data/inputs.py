@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from data.datasets import Dataset
+from data.dataset import Dataset
 from data.segments import Splitting
 from models.atomic import writing
 from models.code import code_digest

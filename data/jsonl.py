@@ -25,6 +25,15 @@ def opened(path: Path) -> IO[bytes]:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
+def content(path: Path, remedy: str) -> bytes:
+    """All of the file's bytes, uncompressed; UserError with `remedy` where it is damaged."""
+    try:
+        with opened(path) as file:
+            return file.read()
+    except _CUT_SHORT as error:
+        raise UserError(f"{path} is damaged or cut short ({error}); {remedy}") from None
+
+
 def objects(
     lines: Iterable[bytes], where: str, remedy: str, kind: str
 ) -> Iterator[tuple[dict[str, Any], str]]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
+from data.row import Row
 from models.errors import UserError
 
 
@@ -26,7 +26,7 @@ class Request:
     seed : of generated rows.
     """
 
-    measure: Callable[[dict[str, Any]], int]
+    measure: Callable[[Row], int]
     room: int
     limit: int | None = None
     longbench_dir: str | None = None

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from data.datasets import Dataset
+from data.dataset import Dataset
+from data.row import Row
 from models.errors import UserError
 from models.load.tokenizer import Frame, encode
 from models.prompt import Prompt
@@ -40,6 +41,13 @@ class Splitting:
             raise UserError(f"CHUNK_SIZE={self.chunk_size} must be at least 1")
 
 
+class Split(NamedTuple):
+    """A row's prompt, and how many tokens of its context had to go."""
+
+    prompt: Prompt
+    lost: int
+
+
 class Splitter:
     """Turns rows of one dataset into prompts for one tokenizer.
 
@@ -62,8 +70,12 @@ class Splitter:
         if settings.chunking == "passage" and dataset.passage_pattern is None:
             raise UserError(f"{dataset.name} has no passages: use CHUNKING=token")
 
-    def prompt(self, row: dict[str, Any]) -> Prompt:
-        """The row's prompt, at most ``max_length`` tokens long.
+    def prompt(self, row: Row) -> Prompt:
+        """The row's prompt, at most ``max_length`` tokens long; raises what `split` raises."""
+        return self.split(row).prompt
+
+    def split(self, row: Row) -> Split:
+        """The row's prompt and what was cut out of it.
 
         Raises
         ------
@@ -73,30 +85,36 @@ class Splitter:
         room = self.settings.max_length - len(self.prefix) - len(question)
         if room < 0:
             raise UserError(
-                f"{self.dataset.name} item {row['_id']}: instruction and question alone take "
+                f"{self.dataset.name} item {row.id}: instruction and question alone take "
                 f"{len(self.prefix) + len(question)} tokens, more than MAX_LENGTH allows; raise it"
             )
-        pieces = [
-            encode(self.tokenizer, text, foreign=True) for text in self._texts(row["context"])
-        ]
+        pieces = [encode(self.tokenizer, text, foreign=True) for text in self._texts(row)]
+        lost = max(0, sum(map(len, pieces)) - room)
         pieces = drop_middle(pieces, room)
         if self.settings.chunking == "token":
             pieces = [chunk for piece in pieces for chunk in self._cut(piece)]
-        return Prompt.join(self.prefix, pieces, question)
+        return Split(Prompt.join(self.prefix, pieces, question), lost)
 
-    def measure(self, row: dict[str, Any]) -> int:
+    def measure(self, row: Row) -> int:
         """Tokens of the row's whole prompt, nothing cut out of its context."""
-        context = encode(self.tokenizer, row["context"], foreign=True)
-        return len(self.prefix) + len(context) + len(self._question(row))
+        texts = row.documents or (row.context,)
+        context = sum(len(encode(self.tokenizer, text, foreign=True)) for text in texts)
+        return len(self.prefix) + context + len(self._question(row))
 
-    def _question(self, row: dict[str, Any]) -> list[int]:
+    def _question(self, row: Row) -> list[int]:
         """The question, the end of the user's turn, and what the answer begins with."""
-        asked = encode(self.tokenizer, self.dataset.ask(row["input"]), foreign=True)
-        begun = encode(self.tokenizer, self.dataset.begin(row["input"]), foreign=True)
+        asked = encode(self.tokenizer, self.dataset.ask(row.question), foreign=True)
+        begun = encode(self.tokenizer, self.dataset.begin(row.question), foreign=True)
         return asked + self.frame.footer + begun
 
-    def _texts(self, context: str) -> list[str]:
-        """The context as one text, or passage by passage; what precedes the first is one too."""
+    def _texts(self, row: Row) -> list[str]:
+        """Its documents; else its context as one text, or passage by passage.
+
+        What precedes the first passage is one too.
+        """
+        if row.documents:
+            return list(row.documents)
+        context = row.context
         if self.settings.chunking == "token" or not context:
             return [context]
         starts = re.finditer(self.dataset.passage_pattern or "", context, re.MULTILINE)

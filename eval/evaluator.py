@@ -46,7 +46,7 @@ class Reference:
 
     prefill: Prefill
     text: str
-    score: float
+    score: float | None
     tokens: list[int]
     forced: list[int]
     logits: Tensor
@@ -279,14 +279,14 @@ class Evaluator:
         given = [*reference.forced[:same], greedy[same]]
         return self.engine.decode(ready, self.max_new_tokens, self.stops, given).tokens, None
 
-    def _score(self, item: Item, tokens: list[int]) -> tuple[str, float]:
+    def _score(self, item: Item, tokens: list[int]) -> tuple[str, float | None]:
         text = str(self.session.tokenizer.decode(tokens, skip_special_tokens=True))
         return text, self._measure(self.dataset.metric, item, text)
 
-    def _extra_scores(self, item: Item, text: str) -> dict[str, float]:
+    def _extra_scores(self, item: Item, text: str) -> dict[str, float | None]:
         return {name: self._measure(name, item, text) for name in self.dataset.extra_metrics}
 
-    def _measure(self, metric: str, item: Item, text: str) -> float:
+    def _measure(self, metric: str | None, item: Item, text: str) -> float | None:
         return score(
             metric,
             text,

@@ -16,7 +16,7 @@ import torch
 
 from data import datasets
 from data.packs import pack_file
-from data.sources import longbench
+from data.sources.longbench import files, hub
 from models.attention.flashinfer_rows import obstacle
 from models.errors import UserError
 from models.load.source import alias_table, cache_dir, hub_trouble
@@ -130,12 +130,12 @@ def longbench_rows(folder: str | None, online: bool) -> Finding:
         for dataset in datasets.expand("all"):
             if dataset.source == "longbench":
                 try:
-                    longbench.from_folder(Path(folder).expanduser(), dataset.name)
+                    files.read(files.find(Path(folder).expanduser(), dataset.name), dataset.name)
                 except UserError:
                     lacking.append(dataset.name)
         lack = f"not to be read from it: {', '.join(lacking)}" if lacking else None
         return Finding("longbench", f"LONGBENCH_DIR={folder}", lack)
-    if cached := longbench.cached_zip():
+    if cached := hub.cached_zip():
         return Finding("longbench", f"the hub's {cached[0]}, cached")
     if online:
         return Finding("longbench", "the hub, fetched when first used")

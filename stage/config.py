@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data import datasets
-from data.datasets import Dataset
+from data.dataset import Dataset
+from data.sources.own import OwnOptions
 from models.errors import UserError
 from models.load import source
 from stage.options import option, options_of
 
-
 MODEL, DATASET = "smollm2-135m", "2wikimqa"
+
+
+OWN = ("question", "documents", "answers", "prompt", "metric")
 
 
 def check_names(model: str = MODEL, dataset: str = DATASET) -> None:
@@ -71,7 +74,17 @@ class InputsConfig(StageConfig):
     depths: list[float] = option([], "needle: depths in percent (0 25 50 75 100)")
     haystack: str | None = option(None, "generated rows: folder of text (Paul Graham's essays)")
     data_seed: int = option(0, "seed of generated rows (0)")
+    question: str | None = option(None, "own documents: the column of questions")
+    documents: str | None = option(None, "own documents: the column of documents or of the context")
+    answers: str | None = option(None, "own documents: the column of answers")
+    prompt: str | None = option(None, "own documents: a text or file with {context} and {question}")
+    metric: str | None = option(None, "own documents: a metric, or none (qa_f1)")
     sample: bool = option(True, "0 refuses the built-in sample where LongBench cannot be had")
+
+    def datasets(self) -> list[Dataset]:
+        """The datasets that are named, in order, those of files of one's own among them."""
+        said = {name: getattr(self, name) for name in OWN if getattr(self, name) is not None}
+        return datasets.expand(self.dataset, OwnOptions(**said) if said else None)
 
 
 @dataclass

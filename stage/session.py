@@ -13,7 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from data import inputs
-from data.datasets import Dataset
+from data.dataset import Dataset
 from data.inputs import Inputs, Item
 from models.engine import Engine
 from models.errors import UserError

@@ -18,7 +18,6 @@ _END = re.compile(
 )
 
 
-@lru_cache(maxsize=4)
 def load(haystack: str | None) -> tuple[str, str]:
     """The haystack's text and where it is from: the pack's file, or the folder named.
 
@@ -27,12 +26,13 @@ def load(haystack: str | None) -> tuple[str, str]:
     holds a file that is not UTF-8, and where the data pack is missing or damaged.
     """
     if haystack is None:
-        return _essays()
+        path = pack_file(PACK_FILE)
+        return _essays(path, _stamp(path)), str(path)
     folder = Path(haystack).expanduser()
     if not folder.is_dir():
         raise UserError(f"HAYSTACK={haystack} is not a folder; name one that holds *.txt or *.md")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    text = "\n\n".join(filter(None, map(_read, paths)))
+    text = _joined(tuple((path, _stamp(path)) for path in paths))
     if not text:
         raise UserError(f"HAYSTACK={haystack} holds no text in *.txt or *.md files; add some")
     return text, str(folder)
@@ -44,6 +44,17 @@ def sentences(text: str) -> list[str]:
     return [text[a:b] for a, b in pairwise(cuts) if b > a]
 
 
+@lru_cache(maxsize=4)
+def _joined(files: tuple[tuple[Path, tuple[int, int]], ...]) -> str:
+    return "\n\n".join(filter(None, (_read(path) for path, _ in files)))
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """What an edit of the file changes: a text that is kept in memory is served only with it."""
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
 def _read(path: Path) -> str:
     try:
         return path.read_bytes().decode("utf-8-sig").strip()
@@ -53,11 +64,10 @@ def _read(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror or error})") from None
 
 
-def _essays() -> tuple[str, str]:
-    path = pack_file(PACK_FILE)
+@lru_cache(maxsize=1)
+def _essays(path: Path, stamp: tuple[int, int]) -> str:
     try:
-        text = json.loads(path.read_bytes())["text"]
-        return str(text).strip(), str(path)
+        return str(json.loads(path.read_bytes())["text"]).strip()
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(

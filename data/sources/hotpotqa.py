@@ -1,15 +1,32 @@
-"""HotpotQA dev (distractor setting) from the data pack, as rows in LongBench's schema."""
+"""HotpotQA dev (distractor setting) from the data pack, its contexts in LongBench's layout."""
+
+from __future__ import annotations
 
 import json
 from typing import Any
 
+from data.dataset import Dataset
+from data.hashing import combine, file_digest
 from data.packs import pack_file
+from data.request import Request
+from data.row import Row, Rows
 from models.errors import UserError
 
 PACK_FILE = "hotpotqa.json"
 
 
-def from_pack(dataset: str, limit: int | None = None) -> tuple[list[dict], int, str]:
+def read(dataset: Dataset, request: Request) -> Rows:
+    """The first `request.limit` questions of the pack."""
+    rows, available, where = from_pack(request.limit)
+    return Rows(rows, "data pack", where, False, available)
+
+
+def digest(dataset: Dataset, request: Request) -> str:
+    """A hash of the pack's file."""
+    return combine(file_digest(pack_file(PACK_FILE)))
+
+
+def from_pack(limit: int | None = None) -> tuple[list[Row], int, str]:
     """The first `limit` questions as rows, how many the pack holds, and the pack's file.
 
     A row's context lists the question's paragraphs (mostly ten, two of them gold) in the pack's
@@ -18,7 +35,7 @@ def from_pack(dataset: str, limit: int | None = None) -> tuple[list[dict], int, 
     path = pack_file(PACK_FILE)
     try:
         questions = json.loads(path.read_bytes())
-        rows = [_row(question, dataset) for question in questions[:limit]]
+        rows = [_row(question) for question in questions[:limit]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise UserError(
@@ -27,20 +44,11 @@ def from_pack(dataset: str, limit: int | None = None) -> tuple[list[dict], int, 
     return rows, len(questions), str(path)
 
 
-def _row(question: dict[str, Any], dataset: str) -> dict:
+def _row(question: dict[str, Any]) -> Row:
     passages = [
         f"Passage {number}:\n{title}\n{''.join(sentences).strip()}"
         for number, (title, sentences) in enumerate(question["context"], 1)
     ]
-    context, text, answer = "\n".join(passages), question["question"], question["answer"]
-    return {
-        "input": text,
-        "context": context,
-        "answers": [answer],
-        # LongBench counts the words of input, context and answers together.
-        "length": len(f"{text} {context} {answer}".split()),
-        "dataset": dataset,
-        "language": "en",
-        "all_classes": None,
-        "_id": question["_id"],
-    }
+    return Row(
+        question["_id"], question["question"], "\n".join(passages), answers=[question["answer"]]
+    )

@@ -9,13 +9,14 @@ import random
 import re
 from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from itertools import accumulate
-from typing import Any
 
-from data.datasets import Dataset
+from data.dataset import Dataset
+from data.hashing import combine
 from data.request import Request
+from data.row import Row, Rows
 from data.sources.haystack import load, sentences
 from models.errors import UserError
 
@@ -34,8 +35,8 @@ class Needle:
     answer: str
 
 
-def generate(dataset: Dataset, request: Request) -> tuple[list[dict], int, str]:
-    """Rows of the grid, lengths outer and depths inner, how many it has, and the haystack's place.
+def read(dataset: Dataset, request: Request) -> Rows:
+    """Rows of the grid, lengths outer and depths inner; `where` is the haystack's place.
 
     Ids are ``<length>_<depth>``, and ``-2``, ``-3``, … are added to those of a cell's further
     items. Needles take turns so that no length and no depth has one of its own. Which part of
@@ -63,13 +64,22 @@ def generate(dataset: Dataset, request: Request) -> tuple[list[dict], int, str]:
         end = random.Random(f"{request.seed}/{name}/{copy}").randrange(len(hidden))
         row = _row(dataset, needle, length, depth, name + (f"-{copy + 1}" if copy else ""))
 
-        def tokens(context: str, row: dict[str, Any] = row) -> int:
-            return request.measure({**row, "context": context})
+        def tokens(context: str, row: Row = row) -> int:
+            return request.measure(replace(row, context=context))
 
-        row["context"] = hide(needle.needle, tokens, hidden, end, length, depth)
-        row["length"] = len(f"{row['input']} {row['context']} {needle.answer}".split())
-        rows.append(row)
-    return rows, len(cells), where
+        context = hide(needle.needle, tokens, hidden, end, length, depth)
+        words = f"{needle.question} {context} {needle.answer}".split()
+        rows.append(replace(row, context=context, length=len(words)))
+    return Rows(rows, "generator", where, False, len(cells))
+
+
+def digest(dataset: Dataset, request: Request) -> str:
+    """A hash of the needles, the grid, the seed, the haystack and the prompt around it."""
+    needles, per_cell = _parameters(dataset)
+    facts = [asdict(needle) for needle in needles]
+    template = [dataset.instruction, dataset.question, dataset.answer_prefix]
+    text = load(request.haystack)[0]
+    return combine(facts, per_cell, *grid(request), request.seed, text, template)
 
 
 def grid(request: Request) -> tuple[list[int], list[float]]:
@@ -205,16 +215,12 @@ def _parameters(dataset: Dataset) -> tuple[list[Needle], int]:
     return [Needle(**entry) for entry in entries], per_cell
 
 
-def _row(dataset: Dataset, needle: Needle, length: int, depth: float, name: str) -> dict[str, Any]:
-    return {
-        "input": needle.question,
-        "context": "",
-        "answers": [needle.answer, needle.needle],
-        "length": 0,
-        "dataset": dataset.name,
-        "language": dataset.language,
-        "all_classes": None,
-        "_id": name,
-        "depth": depth,
-        "context_length": length,
-    }
+def _row(dataset: Dataset, needle: Needle, length: int, depth: float, name: str) -> Row:
+    return Row(
+        name,
+        needle.question,
+        answers=[needle.answer, needle.needle],
+        length=0,
+        language=dataset.language,
+        details={"depth": depth, "context_length": length},
+    )

@@ -11,6 +11,12 @@ _PUNCTUATION = (
 _DROP = str.maketrans("", "", string.punctuation + _PUNCTUATION)
 
 
+def is_chinese(text: str) -> bool:
+    """Whether more than half of the letters of `text` are Chinese characters."""
+    letters = [letter for letter in text if letter.isalpha()]
+    return 2 * sum("\u4e00" <= letter <= "\u9fff" for letter in letters) > len(letters)
+
+
 def cut(text: str) -> list[str]:
     """The words of `text` in order; joined they are `text` again."""
     import jieba  # its dictionary costs half a second, which English runs need not pay

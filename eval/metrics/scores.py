@@ -2,7 +2,8 @@
 
 LongBench v1: metrics.py and eval.py of THUDM/LongBench, whose scores these equal on every task,
 measured on up to 25 rows each with right, cut, padded, wrong and empty predictions. RULER:
-scripts/eval/synthetic/constants.py of NVIDIA/RULER.
+scripts/eval/synthetic/constants.py of NVIDIA/RULER. A metric is a function here, or in a file of
+its own, and a line of `METRICS`.
 """
 
 import difflib
@@ -11,7 +12,8 @@ import string
 from collections import Counter
 from collections.abc import Callable
 
-from eval.metrics.chinese import answer_words, cut
+from eval.metrics.chinese import answer_words, cut, is_chinese
+from eval.metrics.lin_rouge import rouge_f
 from eval.metrics.rouge import rouge_l_f
 from models.errors import UserError
 
@@ -24,25 +26,37 @@ Pairwise = Callable[[str, str, str, list[str] | None], float]
 
 
 def score(
-    metric: str,
+    metric: str | None,
     prediction: str,
     answers: list[str],
     *,
     language: str,
     first_line: bool,
     all_classes: list[str] | None = None,
-) -> float:
+) -> float | None:
     """One prediction's score in [0, 100]: `metric` against the best of `answers`.
 
-    `first_line` keeps the first line that follows any leading newlines, as LongBench does for
-    few-shot tasks, whose models run on into a next example. `all_classes` are the labels of a
+    None where nothing is scored: no metric, or no answers. `first_line` keeps the first line that
+    follows any leading newlines, as LongBench does for few-shot tasks, whose models run on into a
+    next example. The `language` "auto" is that of the answers. `all_classes` are the labels of a
     classification. Raises UserError for an unknown metric, or for a reference that it cannot use.
     """
-    if metric not in METRICS:
-        raise UserError(f"unknown metric {metric!r}: choose from {', '.join(sorted(METRICS))}")
+    if metric is None:
+        return None
+    check(metric)
+    if not answers:
+        return None
     if first_line:
         prediction = prediction.lstrip("\n").split("\n")[0]
+    if language == "auto":
+        language = "zh" if is_chinese(" ".join(answers)) else "en"
     return 100.0 * METRICS[metric](prediction, answers, language, all_classes)
+
+
+def check(metric: str | None) -> None:
+    """Raise UserError for a metric that there is not; None is no metric, and serves."""
+    if metric is not None and metric not in METRICS:
+        raise UserError(f"unknown metric {metric!r}: choose from {', '.join(sorted(METRICS))}")
 
 
 def qa_f1(prediction: str, answer: str, language: str, _classes: list[str] | None) -> float:
@@ -61,6 +75,15 @@ def rouge_l(prediction: str, answer: str, language: str, _classes: list[str] | N
     if language == "zh":
         prediction, answer = " ".join(cut(prediction)), " ".join(cut(answer))
     return rouge_l_f(prediction, answer)
+
+
+def rouge(kind: str) -> Pairwise:
+    """ROUGE of a `kind` (rouge1, rouge2, rougeL) as `eval.metrics.lin_rouge` defines it."""
+
+    def f_measure(prediction: str, answer: str, language: str, _classes: list[str] | None) -> float:
+        return rouge_f(kind, prediction, answer, language)
+
+    return f_measure
 
 
 def classification(
@@ -139,6 +162,9 @@ def best_of(pairwise: Pairwise) -> Metric:
 METRICS: dict[str, Metric] = {
     "qa_f1": best_of(qa_f1),
     "rouge_l": best_of(rouge_l),
+    "rouge1": best_of(rouge("rouge1")),
+    "rouge2": best_of(rouge("rouge2")),
+    "rougeL": best_of(rouge("rougeL")),
     "classification": best_of(classification),
     "count": best_of(count),
     "retrieval": best_of(retrieval(r"Paragraph (\d+)")),

@@ -3,6 +3,7 @@
 import gzip
 import json
 import re
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +12,8 @@ import pytest
 import yaml
 
 from data import datasets
-from data.rows import SAMPLE_DIR
-from data.sources.longbench import from_folder, read_jsonl
+from data.sources.longbench import SAMPLE_DIR
+from data.sources.longbench.files import find, read, read_jsonl
 from eval.metrics.scores import METRICS
 from models.errors import UserError
 
@@ -238,8 +239,8 @@ def test_passage_patterns_split_the_samples(name: str) -> None:
     pattern = datasets.get(name).passage_pattern
     assert (pattern is None) == (base(name) in NO_PASSAGES)
     for row in read_jsonl(SAMPLE_DIR / f"{base(name)}.jsonl"):
-        found = list(re.finditer(pattern, row["context"], re.MULTILINE)) if pattern else []
-        assert pattern is None or len(found) >= 2, row["_id"]
+        found = list(re.finditer(pattern, row.context, re.MULTILINE)) if pattern else []
+        assert pattern is None or len(found) >= 2, row.id
         # Only code has something, imports or a licence, before the first passage.
         assert not found or found[0].start() == 0 or base(name) == "lcc"
 
@@ -274,7 +275,7 @@ def test_passage_pattern_finds_passages(name: str, text: str, starts: list[int])
 
 @pytest.mark.parametrize("held", ["trec_e.jsonl", "trec_e.jsonl.gz", "data/trec_e.jsonl", "zip"])
 def test_longbench_e_is_read_from_its_own_file(tmp_path: Path, held: str) -> None:
-    row = read_jsonl(SAMPLE_DIR / "trec.jsonl")[0]
+    row = json.loads((SAMPLE_DIR / "trec.jsonl").read_text(encoding="utf-8").splitlines()[0])
     files = {name: json.dumps(row | {"_id": name}).encode() for name in ("trec", "trec_e")}
     if held == "zip":
         with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
@@ -286,15 +287,14 @@ def test_longbench_e_is_read_from_its_own_file(tmp_path: Path, held: str) -> Non
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(gzip.compress(text) if held.endswith(".gz") else text)
     for name in files:
-        rows, _ = from_folder(tmp_path, name)
-        assert [found["_id"] for found in rows] == [name]
+        rows = read(find(tmp_path, name), name)
+        assert [found.id for found in rows] == [name]
 
 
 def test_a_folder_without_longbench_e_does_not_serve_the_base_task(tmp_path: Path) -> None:
-    row = read_jsonl(SAMPLE_DIR / "trec.jsonl")[0]
-    (tmp_path / "trec.jsonl").write_text(json.dumps(row))
+    shutil.copy(SAMPLE_DIR / "trec.jsonl", tmp_path)
     with pytest.raises(UserError, match=r"has no trec_e.jsonl.*it holds trec.jsonl"):
-        from_folder(tmp_path, "trec_e")
+        find(tmp_path, "trec_e")
 
 
 def test_unknown_dataset_names_the_nearest() -> None:

@@ -6,13 +6,13 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import pytest
 from transformers import LlamaConfig
 
 from data import datasets
 from data.request import Request
+from data.row import Row
 from data.segments import Splitter, Splitting
 from data.sources import needle
 from models.errors import UserError
@@ -40,9 +40,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def words_of(row: dict[str, Any]) -> int:
+def words_of(row: Row) -> int:
     """A prompt of one token a word, and 30 around it."""
-    return 30 + len(row["context"].split()) + len(row["input"].split())
+    return 30 + len(row.context.split()) + len(row.question.split())
 
 
 def splitter() -> Splitter:
@@ -52,38 +52,40 @@ def splitter() -> Splitter:
 
 
 @pytest.fixture(scope="module", params=["words", "bpe"])
-def measure(request: pytest.FixtureRequest) -> Callable[[dict[str, Any]], int]:
+def measure(request: pytest.FixtureRequest) -> Callable[[Row], int]:
     if request.param == "words":
         return words_of
     split = splitter()
     return lambda row: len(split.prompt(row))
 
 
-def generate(folder: str, measure=words_of, dataset=DATASET, **asked) -> list[dict]:
+def generate(folder: str, measure=words_of, dataset=DATASET, **asked) -> list[Row]:
     request = Request(measure=measure, haystack=folder, **{"room": 4000, **asked})
-    return needle.generate(dataset, request)[0]
+    return needle.read(dataset, request).rows
 
 
-def split_at_needle(row: dict[str, Any]) -> tuple[str, str]:
+def split_at_needle(row: Row) -> tuple[str, str]:
     """The haystack before and after the needle, which stands there once."""
-    before, after = row["context"].split(row["answers"][1])
+    before, after = row.context.split(row.answers[1])
     return before, after
 
 
 @pytest.fixture(scope="module")
-def rows(folder: str, measure: Callable[[dict[str, Any]], int]) -> list[dict]:
+def rows(folder: str, measure: Callable[[Row], int]) -> list[Row]:
     # 600 leaves room for the small vocabulary's many tokens a word.
     return generate(folder, measure, lengths=(600, *LENGTHS[2:], 3000), depths=DEPTHS)
 
 
 def test_prompts_fill_their_length_and_never_exceed_it(rows, measure):
     for row in rows:
-        assert 0.95 * row["context_length"] <= measure(row) <= row["context_length"]
+        assert 0.95 * row.details["context_length"] <= measure(row) <= row.details["context_length"]
 
 
 def test_short_prompts_too_fill_their_length(folder):
     for row in generate(folder, lengths=(80, 128, 256, 400), depths=DEPTHS):
-        assert 0.95 * row["context_length"] <= words_of(row) <= row["context_length"]
+        assert (
+            0.95 * row.details["context_length"] <= words_of(row) <= row.details["context_length"]
+        )
 
 
 def test_the_needle_stands_between_two_sentences(rows):
@@ -91,8 +93,8 @@ def test_the_needle_stands_between_two_sentences(rows):
         before, after = split_at_needle(row)
         assert not before or re.search(r"\.\s+$", before)
         assert not after or after.startswith(" ")
-        assert bool(before) == (row["depth"] > 0)
-        assert bool(after) == (row["depth"] < 100)
+        assert bool(before) == (row.details["depth"] > 0)
+        assert bool(after) == (row.details["depth"] < 100)
 
 
 def test_no_boundary_is_nearer_to_the_depth_by_tokens(rows, measure):
@@ -102,30 +104,30 @@ def test_no_boundary_is_nearer_to_the_depth_by_tokens(rows, measure):
         text = before + after[1:]
         cuts = [0, *(match.end() for match in re.finditer(r"\.\s+", text)), len(text)]
 
-        def count(cut: int, row: dict = row, text: str = text) -> int:
-            return measure({**row, "context": text[:cut].rstrip()})
+        def count(cut: int, row: Row = row, text: str = text) -> int:
+            return measure(replace(row, context=text[:cut].rstrip()))
 
         start, end = count(0), count(len(text))
-        target = start + (end - start) * row["depth"] / 100
+        target = start + (end - start) * row.details["depth"] / 100
         # A cut-off first sentence may be a token more or less beside a needle than alone.
         assert abs(count(len(before)) - target) <= min(abs(count(cut) - target) for cut in cuts) + 1
 
 
-def test_rows_have_longbenchs_fields_and_the_grids(rows):
-    assert [row["_id"] for row in rows[:5]] == ["600_0", "600_12.5", "600_50", "600_90", "600_100"]
+def test_rows_are_those_of_the_grid(rows):
+    assert [row.id for row in rows[:5]] == ["600_0", "600_12.5", "600_50", "600_90", "600_100"]
     for row in rows:
-        question, (answer, fact) = row["input"], row["answers"]
+        question, (answer, fact) = row.question, row.answers
         assert {"needle": fact, "question": question, "answer": answer} in NEEDLES
-        assert row["length"] == len([*question.split(), *row["context"].split(), *answer.split()])
-        assert (row["dataset"], row["language"], row["all_classes"]) == ("needle", "en", None)
-        assert row["_id"] == f"{row['context_length']}_{row['depth']:g}"
+        assert row.length == len([*question.split(), *row.context.split(), *answer.split()])
+        assert (row.language, row.all_classes, row.documents) == ("en", None, ())
+        assert row.id == f"{row.details['context_length']}_{row.details['depth']:g}"
 
 
 def test_every_needle_of_the_entry_is_placed_and_holds_its_answer(folder):
     steps = tuple(range(300, 300 + len(NEEDLES)))
     found = generate(folder, lengths=steps, depths=(0, 50, 100))
     for depth in (0, 50, 100):  # no depth has one needle of its own
-        assert {r["input"] for r in found if r["depth"] == depth} == {
+        assert {r.question for r in found if r.details["depth"] == depth} == {
             n["question"] for n in NEEDLES
         }
     assert all(entry["answer"] in entry["needle"] for entry in NEEDLES)
@@ -136,9 +138,9 @@ def test_a_cell_may_hold_several_needles(folder):
     dataset = replace(DATASET, parameters={"needles": NEEDLES, "needles_per_cell": 3})
     found = generate(folder, dataset=dataset, lengths=(300,), depths=(0, 100))
     ids = ["300_0", "300_0-2", "300_0-3", "300_100", "300_100-2", "300_100-3"]
-    assert [row["_id"] for row in found] == ids
-    assert len({row["input"] for row in found[:3]}) == 3
-    assert len({row["context"] for row in found}) == 6
+    assert [row.id for row in found] == ids
+    assert len({row.question for row in found[:3]}) == 3
+    assert len({row.context for row in found}) == 6
 
 
 def test_a_seed_repeats_and_another_differs(folder):
@@ -147,17 +149,17 @@ def test_a_seed_repeats_and_another_differs(folder):
     other = generate(folder, **grid, seed=2)
     assert first == again
     for one, two in zip(first, other, strict=True):
-        assert one["_id"] == two["_id"]
-        assert one["context"] != two["context"]
-        assert one["input"] != two["input"]
+        assert one.id == two.id
+        assert one.context != two.context
+        assert one.question != two.question
     assert split_at_needle(first[1]) != split_at_needle(first[3])
 
 
 def test_limit_takes_the_first_and_tells_how_many_there_are(folder):
     request = Request(words_of, 4000, 3, haystack=folder, lengths=(300, 500), depths=(0, 100))
-    found, available, where = needle.generate(DATASET, request)
-    assert [row["_id"] for row in found] == ["300_0", "300_100", "500_0"]
-    assert (available, where) == (4, folder)
+    found = needle.read(DATASET, request)
+    assert [row.id for row in found.rows] == ["300_0", "300_100", "500_0"]
+    assert (found.available, found.where) == (4, folder)
 
 
 @pytest.mark.parametrize(
@@ -192,18 +194,18 @@ def test_lengths_and_depths_named_twice_count_once():
 def test_odd_haystacks_fill_the_length_too(tmp_path, text):
     (tmp_path / "odd.md").write_text(text, encoding="utf-8")
 
-    def characters(row: dict[str, Any]) -> int:
-        return 30 + len(row["context"])
+    def characters(row: Row) -> int:
+        return 30 + len(row.context)
 
     for row in generate(str(tmp_path), characters, lengths=(1000,), depths=(0, 40, 100)):
         assert 950 <= characters(row) <= 1000
-        assert row["answers"][1] in row["context"]
+        assert row.answers[1] in row.context
 
 
 def test_a_prompt_is_measured_few_times(folder):
     calls = []
 
-    def counted(row: dict[str, Any]) -> int:
+    def counted(row: Row) -> int:
         calls.append(row)
         return words_of(row)
 

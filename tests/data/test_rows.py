@@ -17,17 +17,20 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from data import datasets
 from data import rows as rows_module
 from data.request import Request
+from data.row import Row
 from data.sources import hotpotqa, longbench
+from data.sources.longbench import hub
 from models.errors import UserError
 
 TASK = datasets.get("2wikimqa")
 
 
+def asked(limit=None, folder=None, sample=True):
+    return Request(measure=lambda row: 0, room=0, limit=limit, longbench_dir=folder, sample=sample)
+
+
 def load_rows(task, limit=None, folder=None, sample=True):
-    request = Request(
-        measure=lambda row: 0, room=0, limit=limit, longbench_dir=folder, sample=sample
-    )
-    return rows_module.load_rows(task, request)
+    return rows_module.load_rows(task, asked(limit, folder, sample))
 
 
 def make_row(number: int, **changes: Any) -> dict:
@@ -45,6 +48,16 @@ def make_row(number: int, **changes: Any) -> dict:
 
 
 ROWS = [make_row(number) for number in range(5)]
+READ = [
+    Row(
+        id=f"row-{number}",
+        question=f"Who is {number}?",
+        context="Passage 1:\nÅsa\nÅsa is a village.",
+        answers=["Åsa"],
+        length=12,
+    )
+    for number in range(5)
+]
 
 
 def as_jsonl(rows: list[dict]) -> bytes:
@@ -60,7 +73,7 @@ def make_zip(path: Path, task: str = TASK.name) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An offline machine with an empty hub cache and no LONGBENCH_DIR."""
+    """An offline machine with an empty hub cache."""
 
     def nothing_cached(*_: Any, **__: Any) -> str:
         raise LocalEntryNotFoundError("not cached")
@@ -68,9 +81,8 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectError("Name or service not known")
 
-    monkeypatch.delenv("LONGBENCH_DIR", raising=False)
-    monkeypatch.setattr(longbench, "hf_hub_download", nothing_cached)
-    monkeypatch.setattr(longbench, "get_hf_file_metadata", unreachable)
+    monkeypatch.setattr(hub, "hf_hub_download", nothing_cached)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
 
 
 @pytest.mark.parametrize(
@@ -82,25 +94,28 @@ def test_folder_plain_or_compressed(
 ) -> None:
     (tmp_path / f"2wikimqa.jsonl{end}").write_bytes(pack(as_jsonl(ROWS)))
     found = load_rows(TASK, 2, str(tmp_path))
-    assert found.rows == ROWS[:2]
+    assert found.rows == READ[:2]
     assert (found.source, found.is_sample, found.available) == ("folder", False, 5)
     assert found.where == str(tmp_path / f"2wikimqa.jsonl{end}")
-    assert load_rows(TASK, None, str(tmp_path)).rows == ROWS
+    assert load_rows(TASK, None, str(tmp_path)).rows == READ
 
 
 def test_folder_with_the_benchmarks_zip_or_unpacked(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "zipped" / "data.zip")
     for place in (archive.parent, archive):
-        assert load_rows(TASK, None, str(place)).rows == ROWS
+        assert load_rows(TASK, None, str(place)).rows == READ
     (tmp_path / "open" / "data").mkdir(parents=True)
     (tmp_path / "open" / "data" / "2wikimqa.jsonl").write_bytes(as_jsonl(ROWS))
-    assert load_rows(TASK, None, str(tmp_path / "open")).rows == ROWS
+    assert load_rows(TASK, None, str(tmp_path / "open")).rows == READ
 
 
-def test_folder_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_folder_that_is_named_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a shell once exported must not decide silently which rows a run has."""
     (tmp_path / "2wikimqa.jsonl").write_bytes(as_jsonl(ROWS))
     monkeypatch.setenv("LONGBENCH_DIR", str(tmp_path))
-    assert load_rows(TASK, 1).source == "folder"
+    assert load_rows(TASK, 1).source == "built-in sample"
 
 
 def test_a_named_folder_is_never_passed_over(tmp_path: Path) -> None:
@@ -124,6 +139,8 @@ def test_a_named_folder_is_never_passed_over(tmp_path: Path) -> None:
         (as_jsonl([make_row(0, answers=[])]), "line 1: answers must be a list"),
         (as_jsonl([make_row(0, answers="Anna")]), "line 1: answers must be a list"),
         (as_jsonl([make_row(0), make_row(1, context=3)]), "line 2: context must be text"),
+        (as_jsonl([make_row(0, length="12")]), "line 1: length must be a whole number, not '12'"),
+        (as_jsonl([make_row(0, all_classes="City")]), "line 1: all_classes must be a list or null"),
         (as_jsonl([ROWS[0], ROWS[0]]), "_id 'row-0' occurs twice"),
         (b"\n", "holds no rows"),
     ],
@@ -167,10 +184,10 @@ def test_hub_copy_is_fetched_once_reachable(
             raise LocalEntryNotFoundError("not cached")
         return str(archive)
 
-    monkeypatch.setattr(longbench, "hf_hub_download", download)
-    monkeypatch.setattr(longbench, "get_hf_file_metadata", lambda *_, **__: None)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "get_hf_file_metadata", lambda *_, **__: None)
     found = load_rows(TASK, 3, sample=False)
-    assert (found.rows, found.source, found.available) == (ROWS[:3], "hub", 5)
+    assert (found.rows, found.source, found.available) == (READ[:3], "hub", 5)
     assert found.where == "THUDM/LongBench@abc123"
     assert capsys.readouterr().err == ""
 
@@ -185,13 +202,13 @@ def test_cached_hub_copy_needs_no_network_under_either_name(
             raise LocalEntryNotFoundError("not cached")
         return str(archive)
 
-    monkeypatch.setattr(longbench, "hf_hub_download", download)
+    monkeypatch.setattr(hub, "hf_hub_download", download)
     assert load_rows(TASK, None).where == "zai-org/LongBench@abc123"
 
 
 def use_sample(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "2wikimqa.jsonl").write_bytes(as_jsonl(ROWS))
-    monkeypatch.setattr(rows_module, "SAMPLE_DIR", folder)
+    monkeypatch.setattr(longbench, "SAMPLE_DIR", folder)
 
 
 def test_without_a_hub_the_sample_serves_and_is_announced(
@@ -199,7 +216,7 @@ def test_without_a_hub_the_sample_serves_and_is_announced(
 ) -> None:
     use_sample(tmp_path, monkeypatch)
     found = load_rows(TASK, 4)
-    assert (found.rows, found.source, found.is_sample) == (ROWS[:4], "built-in sample", True)
+    assert (found.rows, found.source, found.is_sample) == (READ[:4], "built-in sample", True)
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert "BUILT-IN SAMPLE, NOT THE BENCHMARK: 2wikimqa runs on 4 rows" in said
@@ -233,11 +250,10 @@ def test_hotpotqa_rows_are_in_longbenchs_layout(
     monkeypatch.setattr(hotpotqa, "pack_file", lambda name: pack)
     found = load_rows(datasets.get("hotpotqa_distractor"), 1)
     assert (found.source, found.available, len(found.rows)) == ("data pack", 2, 1)
-    row = found.rows[0]
     context = "Passage 1:\nUx\nUx is a song. Anna Ek wrote it.\nPassage 2:\nUy\nUy is a hill."
-    assert row["context"] == context
-    assert (row["_id"], row["answers"], row["input"]) == ("5a8b", ["Anna Ek"], "Who wrote Ux?")
-    assert set(row) == set(ROWS[0])
+    words = len(["Who", "wrote", "Ux?", *context.split(), "Anna", "Ek"])
+    row = Row("5a8b", "Who wrote Ux?", context, answers=["Anna Ek"], length=words)
+    assert found.rows == [row]
 
 
 def test_hotpotqa_pack_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from data import datasets
 from data.request import Request
+from data.row import Row
 from data.sources import haystack, ruler
 from data.sources.ruler import official
 from data.sources.ruler.words import zeta
@@ -21,8 +22,8 @@ GENERATED = re.compile(r"\w+|\S")
 
 
 def prompt(dataset, row):
-    begun = dataset.answer_prefix.replace("{input}", row["input"])
-    return dataset.instruction + row["context"] + dataset.ask(row["input"]) + begun
+    begun = dataset.answer_prefix.replace("{input}", row.question)
+    return dataset.instruction + row.context + dataset.ask(row.question) + begun
 
 
 def by_words(text):
@@ -41,12 +42,12 @@ def request(dataset, count=by_words, **changes):
 
 def make(name, count=by_words, **changes):
     dataset = datasets.get(name)
-    return ruler.generate(dataset, request(dataset, count, **changes))[0]
+    return ruler.read(dataset, request(dataset, count, **changes)).rows
 
 
 def asked_text(dataset, row):
     """The context that the question is about: what follows the solved example."""
-    return row["context"].split(dataset.instruction)[-1]
+    return row.context.split(dataset.instruction)[-1]
 
 
 def test_all_thirteen_tasks_are_there():
@@ -71,31 +72,32 @@ def test_prompt_and_answer_fill_the_length_asked_for(name, count):
 
     rows = make(name, counted, lengths=(1600, 4096, 10000), limit=9)
     assert len(calls) <= 6 * len(rows)
-    assert [row["context_length"] for row in rows] == [1600, 4096, 10000] * 3
+    assert [row.details["context_length"] for row in rows] == [1600, 4096, 10000] * 3
     for row in rows:
         tokens = count(prompt(dataset, row)) + dataset.max_new_tokens
-        assert 0.95 * row["context_length"] <= tokens <= row["context_length"]
+        assert 0.95 * row.details["context_length"] <= tokens <= row.details["context_length"]
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_have_the_schema(name):
     rows = make(name, limit=3, lengths=(4096, 5000))
-    assert [row["_id"] for row in rows] == ["4096-0000", "5000-0000", "4096-0001"]
+    assert [row.id for row in rows] == ["4096-0000", "5000-0000", "4096-0001"]
     for row in rows:
-        assert row["dataset"] == name
-        assert name == f"ruler_{row['task']}"
-        assert row["answers"]
-        assert all(isinstance(answer, str) and answer for answer in row["answers"])
-        assert {"input", "context", "length", "language", "all_classes"} <= row.keys()
-    json.dumps(rows)
+        assert name == f"ruler_{row.details['task']}"
+        assert row.answers
+        assert all(isinstance(answer, str) and answer for answer in row.answers)
+        assert (row.language, row.all_classes, row.documents) == ("en", None, ())
+        words = " ".join([row.question, row.context, *row.answers]).split()
+        assert row.length == len(words)
+        json.dumps(row.details)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_one_seed_repeats_and_two_differ(name):
     first, again, other = (make(name, seed=seed, limit=2) for seed in (1, 1, 2))
     assert first == again
-    assert all(a["context"] != b["context"] for a, b in zip(first, other, strict=True))
-    assert first[0]["context"] != first[1]["context"]
+    assert all(a.context != b.context for a, b in zip(first, other, strict=True))
+    assert first[0].context != first[1].context
 
 
 def test_a_row_does_not_depend_on_how_many_are_asked_for():
@@ -107,14 +109,12 @@ def test_every_needle_asked_for_stands_in_the_context_once(name):
     dataset = datasets.get(name)
     settings = dataset.parameters
     for row in make(name):
-        keys = re.split(r", and |, ", row["input"])
+        keys = re.split(r", and |, ", row.question)
         assert len(keys) == settings["num_needle_q"]
-        assert len(row["answers"]) == settings["num_needle_q"] * settings["num_needle_v"]
-        needles = re.findall(
-            r"One of the special magic (\w+) for (\S+) is: (\S+)\.", row["context"]
-        )
+        assert len(row.answers) == settings["num_needle_q"] * settings["num_needle_v"]
+        needles = re.findall(r"One of the special magic (\w+) for (\S+) is: (\S+)\.", row.context)
         answers = [value for _, key, value in needles if key in keys]
-        assert sorted(answers) == sorted(row["answers"])
+        assert sorted(answers) == sorted(row.answers)
         assert {kind for kind, _, _ in needles} == {settings["type_needle_v"]}
         values = [value for _, _, value in needles]
         assert len(set(values)) == len(values)
@@ -128,22 +128,24 @@ def test_every_needle_asked_for_stands_in_the_context_once(name):
 @pytest.mark.parametrize("kind", ["single_1", "single_2", "multikey_1", "multikey_3"])
 def test_depths_are_uniform_and_kept(kind):
     rows = make(f"ruler_niah_{kind}", limit=200)
-    counts = Counter(row["depth"] for row in rows)
+    counts = Counter(row.details["depth"] for row in rows)
     assert set(counts.values()) == {5}
     assert len(counts) == 40
     assert (min(counts), max(counts)) == (0, 100)
     for row in rows:
-        place = 100 * row["context"].index(row["answers"][0]) / len(row["context"])
-        assert abs(place - row["depth"]) < 4
+        place = 100 * row.context.index(row.answers[0]) / len(row.context)
+        assert abs(place - row.details["depth"]) < 4
     # Their order is drawn, so that the first few rows are no ramp.
-    assert [row["depth"] for row in rows[:40]] != sorted(row["depth"] for row in rows[:40])
+    assert [row.details["depth"] for row in rows[:40]] != sorted(
+        row.details["depth"] for row in rows[:40]
+    )
 
 
 def test_needles_of_several_answers_are_spread():
     places = []
     for row in make("ruler_niah_multivalue", limit=100):
-        assert "depth" not in row
-        places += [row["context"].index(answer) / len(row["context"]) for answer in row["answers"]]
+        assert "depth" not in row.details
+        places += [row.context.index(answer) / len(row.context) for answer in row.answers]
     tenths = Counter(min(9, int(place * 10)) for place in places)
     assert all(20 <= tenths[tenth] <= 65 for tenth in range(10))
 
@@ -153,7 +155,7 @@ def test_essay_is_the_haystack_from_its_start(tmp_path):
     (tmp_path / "a.txt").write_text("First words.\nThen more words!", encoding="utf-8")
     (tmp_path / "c.pdf").write_bytes(b"\xff\xfe")
     rows = make("ruler_niah_single_2", haystack=str(tmp_path), lengths=(600,), limit=1)
-    plain = re.sub(r"One of the special magic.*?\. ?", "", rows[0]["context"])
+    plain = re.sub(r"One of the special magic.*?\. ?", "", rows[0].context)
     once = "First words. Then more words! Second file here. It ends. "
     assert plain.startswith(once + once)
 
@@ -170,24 +172,22 @@ def test_variables_resolve_to_the_value_asked_for():
     dataset = datasets.get("ruler_vt")
     for row in make("ruler_vt"):
         values = run_chains(asked_text(dataset, row))
-        assert len(row["answers"]) == 5
-        assert {name for name, value in values.items() if value == row["input"]} == set(
-            row["answers"]
-        )
-        example, question = row["context"].split(dataset.question.partition("{input}")[0])
+        assert len(row.answers) == 5
+        assert {name for name, value in values.items() if value == row.question} == set(row.answers)
+        example, question = row.context.split(dataset.question.partition("{input}")[0])
         asked = re.match(r"\d+", question)[0]
         solved = [name for name, value in run_chains(example).items() if value == asked]
-        assert f"they are:  {' '.join(solved)}\n\n\n\nMemorize" in row["context"]
-        assert asked != row["input"]
+        assert f"they are:  {' '.join(solved)}\n\n\n\nMemorize" in row.context
+        assert asked != row.question
 
 
 def test_several_chains_are_told_apart():
     dataset = datasets.get("ruler_vt")
     dataset = replace(dataset, parameters={"generator": "vt", "num_chains": 3, "num_hops": 2})
-    row = ruler.generate(dataset, request(dataset))[0][0]
+    row = ruler.read(dataset, request(dataset)).rows[0]
     values = run_chains(asked_text(dataset, row))
     assert Counter(Counter(values.values()).values()) == {3: 3}
-    assert {name for name, value in values.items() if value == row["input"]} == set(row["answers"])
+    assert {name for name, value in values.items() if value == row.question} == set(row.answers)
 
 
 @pytest.mark.parametrize(("length", "common", "rare"), [(2000, 6, 1), (4096, 30, 3)])
@@ -197,8 +197,8 @@ def test_common_words_are_as_common_as_claimed(length, common, rare):
         listed = re.findall(r"(\d+)\. (.*?)(?= \d+\. |$)", asked_text(dataset, row))
         assert [int(number) for number, _ in listed] == list(range(1, len(listed) + 1))
         counts = Counter(word for _, word in listed)
-        assert {word for word, count in counts.items() if count == common} == set(row["answers"])
-        assert len(row["answers"]) == 10
+        assert {word for word, count in counts.items() if count == common} == set(row.answers)
+        assert len(row.answers) == 10
         assert set(counts.values()) == {common, rare}
 
 
@@ -208,15 +208,15 @@ def test_common_words_outlast_the_vocabulary():
     words = re.findall(r"\d+\. (.*?)(?= \d+\. |$)", asked_text(dataset, row))
     counts = Counter(words)
     assert set(counts.values()) == {60, 6}
-    assert {word for word, count in counts.items() if count == 60} == set(row["answers"])
+    assert {word for word, count in counts.items() if count == 60} == set(row.answers)
 
 
 def test_frequent_words_follow_their_distribution():
     for row in make("ruler_fwe"):
-        counts = Counter(row["context"].split())
+        counts = Counter(row.context.split())
         (noise, dots), *ranked = counts.most_common()
         assert noise == "..."
-        assert [word for word, _ in ranked[:3]] == row["answers"]
+        assert [word for word, _ in ranked[:3]] == row.answers
         assert ranked[2][1] > ranked[3][1]
         assert all(len(word) == 6 and word.islower() for word, _ in ranked)
         for rank, (_, count) in enumerate(ranked[:6], 2):
@@ -231,22 +231,22 @@ def test_zeta(alpha, value):
 @pytest.mark.parametrize("name", ["ruler_qa_1", "ruler_qa_2"])
 def test_the_documents_hold_the_answer(name):
     for row in make(name, limit=30):
-        numbers = re.findall(r"^Document (\d+):\n", row["context"], re.MULTILINE)
+        numbers = re.findall(r"^Document (\d+):\n", row.context, re.MULTILINE)
         assert numbers == [str(n) for n in range(1, len(numbers) + 1)]
         assert len(numbers) > 10
-        if row["answers"][0] not in ("yes", "no"):
-            assert any(answer in row["context"] for answer in row["answers"])
+        if row.answers[0] not in ("yes", "no"):
+            assert any(answer in row.context for answer in row.answers)
 
 
 def test_squad_asks_its_first_question():
     row = make("ruler_qa_1", limit=1)[0]
-    assert row["input"] == "In what country is Normandy located?"
-    assert row["answers"] == ["France"]
+    assert row.question == "In what country is Normandy located?"
+    assert row.answers == ["France"]
 
 
 def test_prompt_is_the_published_one():
     row = make("ruler_niah_multikey_3", limit=1)[0]
-    key, value, middle = row["input"], row["answers"][0], row["context"]
+    key, value, middle = row.question, row.answers[0], row.context
     expected = (
         "A special magic uuid is hidden within the following text. Make sure to memorize it. I "
         "will quiz you about the uuid afterwards.\n"
@@ -266,14 +266,14 @@ def test_prompt_is_the_published_one():
 )
 def test_lengths_are_chosen_from_the_room(room, lengths):
     rows = make("ruler_niah_single_1", lengths=(), room=room, limit=3)
-    assert {row["context_length"] for row in rows} == lengths
+    assert {row.details["context_length"] for row in rows} == lengths
 
 
 def test_default_and_available_rows():
     dataset = datasets.get("ruler_niah_single_1")
-    rows, available, where = ruler.generate(dataset, request(dataset, limit=None, lengths=(700,)))
-    assert (len(rows), available) == (100, 500)
-    assert where == "generated: ruler_niah_single_1, seed 0, lengths 700"
+    found = ruler.read(dataset, request(dataset, limit=None, lengths=(700,)))
+    assert (len(found.rows), found.available) == (100, 500)
+    assert found.where == "generated: ruler_niah_single_1, seed 0, lengths 700"
 
 
 @pytest.mark.parametrize(
@@ -309,7 +309,7 @@ def test_lengths_that_do_not_serve(name, changes, message):
 def test_parameters_that_do_not_serve(parameters, message):
     dataset = replace(datasets.get("ruler_vt"), parameters=parameters)
     with pytest.raises(UserError, match=message):
-        ruler.generate(dataset, request(dataset))
+        ruler.read(dataset, request(dataset))
 
 
 def test_haystacks_that_do_not_serve(tmp_path):
@@ -369,23 +369,20 @@ def test_official_files_are_read(tmp_path, name, opener):
     write(tmp_path / name, [record(0), record(1)], opener)
     dataset = datasets.get("ruler_niah_single_2")
     asked = request(dataset, ruler_dir=str(tmp_path), limit=1)
-    rows, available, where = ruler.generate(dataset, asked)
-    assert (available, where) == (2, str(tmp_path / name))
-    assert rows == [
-        {
-            "input": "k0",
-            "context": "Hay.\nOne is: 120.",
-            "answers": ["120"],
-            "length": 6,
-            "dataset": "ruler_niah_single_2",
-            "language": "en",
-            "all_classes": None,
-            "_id": "90-0000",
-            "task": "niah_single_2",
-            "context_length": 90,
-        }
+    found = ruler.read(dataset, asked)
+    assert (found.available, found.where) == (2, str(tmp_path / name))
+    assert found.rows == [
+        Row(
+            id="90-0000",
+            question="k0",
+            context="Hay.\nOne is: 120.",
+            answers=["120"],
+            length=6,
+            language="en",
+            details={"context_length": 90, "task": "niah_single_2"},
+        )
     ]
-    assert prompt(dataset, rows[0]) == record(0)["input"]
+    assert prompt(dataset, found.rows[0]) == record(0)["input"]
 
 
 def test_official_files_of_several_lengths_take_turns(tmp_path):
@@ -393,10 +390,10 @@ def test_official_files_of_several_lengths_take_turns(tmp_path):
         write(tmp_path / f"niah_single_2_{tokens}.jsonl", [record(0), record(1)])
     dataset = datasets.get("ruler_niah_single_2")
     rows, where = official.from_folder(dataset, str(tmp_path))
-    assert [row["_id"] for row in rows] == ["4096-0000", "8192-0000", "4096-0001", "8192-0001"]
+    assert [row.id for row in rows] == ["4096-0000", "8192-0000", "4096-0001", "8192-0001"]
     assert where == str(tmp_path)
     rows, _ = official.from_folder(dataset, str(tmp_path), (8192,))
-    assert {row["context_length"] for row in rows} == {8192}
+    assert {row.details["context_length"] for row in rows} == {8192}
     with pytest.raises(UserError, match="no niah_single_2 of LENGTHS=512; it has 4096, 8192"):
         official.from_folder(dataset, str(tmp_path), (512,))
 
@@ -408,8 +405,8 @@ def test_a_generated_prompt_is_split_as_it_was_joined(name, begun):
     row = make(name, limit=1)[0]
     text = prompt(dataset, row)
     if not begun:
-        text = text.removesuffix(dataset.answer_prefix.replace("{input}", row["input"]))
-    assert official.split(dataset, " " + text, "here") == (row["context"], row["input"])
+        text = text.removesuffix(dataset.answer_prefix.replace("{input}", row.question))
+    assert official.split(dataset, " " + text, "here") == (row.context, row.question)
 
 
 @pytest.mark.parametrize(

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from itertools import chain
 
 import pytest
 
 from data import datasets
+from data.row import Row
 from data.segments import Splitter, Splitting, drop_middle
 from models.errors import UserError
 from models.load.tokenizer import encode, frame
 from tests.conftest import build
 from tests.stages.harness import make_rows, make_tokenizer
 
-ROWS = make_rows(6, seed=3)
+ROWS = [
+    Row(row["_id"], row["input"], row["context"], answers=row["answers"])
+    for row in make_rows(6, seed=3)
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,26 +49,26 @@ def parts(prompt) -> tuple[list[int], list[list[int]], list[int]]:
 @pytest.mark.parametrize("size", [1, 7, 16, 100_000])
 def test_token_chunks_are_the_contexts_encoding(splitter, tokenizer, row, size):
     _, chunks, _ = parts(splitter(chunk_size=size).prompt(row))
-    ids = encode(tokenizer, row["context"])
+    ids = encode(tokenizer, row.context)
     assert list(chain(*chunks)) == ids
     assert all(len(chunk) == size for chunk in chunks[:-1])
     assert 1 <= len(chunks[-1]) <= size
-    assert tokenizer.decode(ids) == row["context"]
+    assert tokenizer.decode(ids) == row.context
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_passages_are_chunks_of_their_own(splitter, tokenizer, row):
     _, chunks, _ = parts(splitter(chunking="passage").prompt(row))
     texts = [tokenizer.decode(chunk) for chunk in chunks]
-    assert "".join(texts) == row["context"]
-    assert len(texts) == row["context"].count("Passage ")
+    assert "".join(texts) == row.context
+    assert len(texts) == row.context.count("Passage ")
     for number, text in enumerate(texts, 1):
         assert text.startswith(f"Passage {number}:\n")
         assert text.count("Passage ") == 1
 
 
 def test_what_precedes_the_first_passage_is_a_chunk_too(splitter, tokenizer):
-    row = ROWS[0] | {"context": "In short:\nPassage 1:\nA b.\nPassage 2:\nC, see Passage 1: d."}
+    row = replace(ROWS[0], context="In short:\nPassage 1:\nA b.\nPassage 2:\nC, see Passage 1: d.")
     _, chunks, _ = parts(splitter(chunking="passage").prompt(row))
     assert [tokenizer.decode(chunk) for chunk in chunks] == [
         "In short:\n",
@@ -74,7 +79,9 @@ def test_what_precedes_the_first_passage_is_a_chunk_too(splitter, tokenizer):
 
 @pytest.mark.parametrize("chunking", ["token", "passage"])
 def test_an_empty_context_has_no_chunks(splitter, chunking):
-    prefix, chunks, question = parts(splitter(chunking=chunking).prompt(ROWS[0] | {"context": ""}))
+    prefix, chunks, question = parts(
+        splitter(chunking=chunking).prompt(replace(ROWS[0], context=""))
+    )
     assert chunks == []
     assert prefix
     assert question
@@ -92,7 +99,7 @@ def test_the_frame_stands_around_instruction_and_question(splitter, tokenizer, c
     else:
         before = after = ""
     assert tokenizer.decode(prefix) == before + dataset.instruction
-    assert tokenizer.decode(question) == dataset.ask(row["input"]) + after
+    assert tokenizer.decode(question) == dataset.ask(row.question) + after
     assert prefix.count(tokenizer.bos_token_id) == chat
 
 
@@ -121,7 +128,7 @@ def test_a_question_that_does_not_fit_is_refused(splitter):
     room = len(prefix) + len(question)
     with pytest.raises(UserError, match=str(room)):
         splitter(max_length=room - 1).prompt(row)
-    assert len(splitter(max_length=room).prompt(row | {"context": ""})) == room
+    assert len(splitter(max_length=room).prompt(replace(row, context=""))) == room
 
 
 def test_a_dataset_without_passages(splitter):
@@ -149,8 +156,8 @@ def test_drop_middle_is_brute_force():
 def test_a_special_token_named_in_a_document_is_ordinary_text(splitter, tokenizer):
     name, stop = tokenizer.eos_token, tokenizer.eos_token_id
     assert encode(tokenizer, name) == [stop]
-    row = {**ROWS[0], "context": f"old {name} news", "input": f"Who wrote {name}?"}
+    row = replace(ROWS[0], context=f"old {name} news", question=f"Who wrote {name}?")
     _prefix, chunks, question = parts(splitter().prompt(row))
     assert stop not in chain(*chunks)
-    assert tokenizer.decode(list(chain(*chunks))) == row["context"]
+    assert tokenizer.decode(list(chain(*chunks))) == row.context
     assert question.count(stop) == 1  # the end of the user's turn, from the chat template

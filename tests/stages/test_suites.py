@@ -44,8 +44,8 @@ def test_one_table_over_datasets_and_a_heatmap_for_needles(evaluated):
     ]
     assert {r["id"] for r in result["items"]} == {"600_0", "600_100", "700_0"}
     assert all(570 <= r["tokens"] <= 700 for r in result["items"])
-    assert set(result["extra_scores"]) == {"rouge_l"}
-    assert "further scores: rouge_l" in (run / "result.txt").read_text(encoding="utf-8")
+    assert set(result["extra_scores"]) == {"rougeL"}
+    assert "further scores: rougeL" in (run / "result.txt").read_text(encoding="utf-8")
     assert imread(run / "heatmap.png").ndim == 3
     numbers = json.loads((run / "heatmap.json").read_text(encoding="utf-8"))
     assert (numbers["lengths"], numbers["depths"]) == ([600, 700], [0.0, 100.0])

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, Protocol, cast
 
-from data.datasets import Dataset
+from data.dataset import Dataset
+from data.hashing import combine, file_digest
 from data.request import Request
+from data.row import Row, Rows
 from data.sources import haystack
 from data.sources.ruler import official
 from data.sources.ruler.fit import TOLERANCE, Fitted, TooLong, TooShort, fit
@@ -31,6 +33,9 @@ class Task(Protocol):
     def draft(self, cell: Cell) -> Draft:
         """The row of a cell, but for its size."""
 
+    def reads(self, haystack: str | None) -> Any:
+        """What texts the rows are made of, or hashes of them, as values that JSON can hold."""
+
 
 GENERATORS: dict[str, Callable[..., Task]] = {
     "niah": Niah,
@@ -41,17 +46,17 @@ GENERATORS: dict[str, Callable[..., Task]] = {
 }
 
 
-def generate(dataset: Dataset, request: Request) -> tuple[list[dict], int, str]:
-    """Rows of a RULER task, how many there are before LIMIT, and where they are from.
+def read(dataset: Dataset, request: Request) -> Rows:
+    """Rows of a RULER task.
 
-    Rows come from the files of RULER's own generator where `request.ruler_dir` names a folder,
+    They come from the files of RULER's own generator where `request.ruler_dir` names a folder,
     else from ours. Several lengths take turns, so that the first rows see them all. A length
     counts the prompt and the room for its answer, as RULER's max_seq_length does. Raises
     UserError for parameters, lengths, folders or files that do not serve.
     """
     if request.ruler_dir:
         rows, where = official.from_folder(dataset, request.ruler_dir, request.lengths)
-        return rows[: request.limit], len(rows), where
+        return Rows(rows[: request.limit], "folder", where, False, len(rows))
     task = _task(dataset)
     lengths = _lengths(dataset, request)
     available = OFFICIAL_ROWS * len(lengths)
@@ -69,7 +74,19 @@ def generate(dataset: Dataset, request: Request) -> tuple[list[dict], int, str]:
     where = f"generated: {dataset.name}, seed {request.seed}, lengths {sizes}"
     if getattr(task, "type_haystack", None) == "essay":
         where += f", haystack {haystack.load(request.haystack)[1]}"
-    return rows, available, where
+    return Rows(rows, "generator", where, False, available)
+
+
+def digest(dataset: Dataset, request: Request) -> str:
+    """A hash of the files read, or of the parameters, lengths, seed, texts and prompt."""
+    template = [dataset.instruction, dataset.question, dataset.answer_prefix]
+    if request.ruler_dir:
+        files = official.find(dataset, request.ruler_dir, request.lengths)
+        held = [[tokens, file_digest(path)] for tokens, path in files.items()]
+        return combine("official", held, template)
+    task, lengths = _task(dataset), _lengths(dataset, request)
+    made = [dataset.name, dataset.parameters, lengths, request.seed, dataset.max_new_tokens]
+    return combine(made, task.reads(request.haystack), template)
 
 
 def _task(dataset: Dataset) -> Task:
@@ -140,18 +157,14 @@ def _fit(cell: Cell, task: Task, request: Request, before: Fitted | None) -> Fit
     return best
 
 
-def _row(cell: Cell, sample: Sample) -> dict[str, Any]:
-    """LongBench's schema and what RULER's scores are broken down by."""
-    row = {
-        "input": sample.input,
-        "context": sample.context,
-        "answers": sample.answers,
-        "length": len(f"{sample.input} {sample.context} {' '.join(sample.answers)}".split()),
-        "dataset": cell.dataset.name,
-        "language": cell.dataset.language,
-        "all_classes": None,
-        "_id": f"{cell.length}-{cell.index:04d}",
-        "task": cell.dataset.name.removeprefix(PREFIX),
-        "context_length": cell.length,
-    }
-    return row if sample.depth is None else {**row, "depth": sample.depth}
+def _row(cell: Cell, sample: Sample) -> Row:
+    depth = {} if sample.depth is None else {"depth": sample.depth}
+    task = cell.dataset.name.removeprefix(PREFIX)
+    return Row(
+        f"{cell.length}-{cell.index:04d}",
+        sample.input,
+        sample.context,
+        answers=sample.answers,
+        language=cell.dataset.language,
+        details={**depth, "context_length": cell.length, "task": task},
+    )

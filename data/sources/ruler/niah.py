@@ -85,6 +85,12 @@ class Niah:
 
         return Draft(build, _RATES[self.type_haystack], smallest=len(placed))
 
+    def reads(self, folder: str | None) -> list[object]:
+        """The essays' text and the words, where they are used."""
+        essay = haystack.load(folder)[0] if self.type_haystack == "essay" else None
+        kinds = {self.type_needle_k, self.type_needle_v}
+        return [essay, [words("adjective"), words("noun")] if "words" in kinds else None]
+
     def _needle(self, key: str, value: str) -> str:
         return f"One of the special magic {self.type_needle_v} for {key} is: {value}."
 
@@ -105,7 +111,7 @@ class Niah:
     def _hay(self, cell: Cell, lines: _Growing, size: int) -> tuple[list[str], str]:
         """The haystack's units between which a needle may lie, and what joins them."""
         if self.type_haystack == "essay":
-            essay = _essay(cell.haystack)
+            essay = _words_of(haystack.load(cell.haystack)[0])
             text = " ".join((essay * (1 + size // len(essay)))[:size])
             return [sentence.rstrip() for sentence in haystack.sentences(text)], " "
         return ([NOISE] * size if self.type_haystack == "noise" else lines.first(size)), "\n"
@@ -145,8 +151,8 @@ def _listed(keys: list[str]) -> str:
 
 
 @lru_cache(maxsize=2)
-def _essay(folder: str | None) -> list[str]:
-    return haystack.load(folder)[0].split()
+def _words_of(text: str) -> list[str]:
+    return text.split()
 
 
 def _several(kind: str, count: int, stream: random.Random, taken: set[str]) -> list[str]:

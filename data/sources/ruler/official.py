@@ -7,8 +7,9 @@ from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
-from data.datasets import Dataset
+from data.dataset import Dataset
 from data.jsonl import objects, opened
+from data.row import Row
 from models.errors import UserError
 
 _ENDINGS = ("", ".gz", ".xz")
@@ -17,12 +18,25 @@ _FIELDS: dict[str, type] = {"index": int, "input": str, "outputs": list, "length
 
 def from_folder(
     dataset: Dataset, ruler_dir: str, lengths: tuple[int, ...] = ()
-) -> tuple[list[dict], str]:
+) -> tuple[list[Row], str]:
     """A task's rows and the file (or folder, of several files) that they are from.
 
+    The rows of several lengths take turns. Raises UserError where the folder or the task is
+    missing, and for rows that are not RULER's.
+    """
+    files = find(dataset, ruler_dir, lengths)
+    tables = [read(dataset, path, tokens) for tokens, path in files.items()]
+    rows = [row for row in chain(*zip_longest(*tables)) if row is not None]
+    folder = Path(ruler_dir).expanduser()
+    return rows, str(folder if len(files) > 1 else next(iter(files.values())))
+
+
+def find(dataset: Dataset, ruler_dir: str, lengths: tuple[int, ...] = ()) -> dict[int | None, Path]:
+    """A task's files by the tokens that their names tell, None where the name tells none.
+
     Looks for `<task>/validation.jsonl`, `<task>.jsonl` and `<task>_<tokens>.jsonl`, plain, .gz or
-    .xz; the last may be several, of which `lengths` chooses, and their rows take turns. Raises
-    UserError where the folder or the task is missing, and for rows that are not RULER's.
+    .xz; the last may be several, of which `lengths` chooses. Raises UserError where the folder,
+    the task or a length is missing.
     """
     folder, task = Path(ruler_dir).expanduser(), dataset.name.removeprefix("ruler_")
     if not folder.is_dir():
@@ -35,20 +49,17 @@ def from_folder(
             f"RULER_DIR={ruler_dir} has no {task}/validation.jsonl, {task}.jsonl or "
             f"{task}_<tokens>.jsonl (plain, .gz or .xz); it holds {listed}"
         )
-    if lengths and None not in files:
-        if missing := [length for length in lengths if length not in files]:
-            there = ", ".join(map(str, files))
-            raise UserError(
-                f"RULER_DIR={ruler_dir} has no {task} of LENGTHS={missing[0]}; it has {there}"
-            )
-        files = {length: files[length] for length in dict.fromkeys(lengths)}
-    tables = [read(dataset, path, tokens) for tokens, path in files.items()]
-    rows = [row for row in chain(*zip_longest(*tables)) if row is not None]
-    return rows, str(folder if len(files) > 1 else next(iter(files.values())))
+    if not lengths or None in files:
+        return files
+    if missing := [length for length in lengths if length not in files]:
+        there = ", ".join(map(str, files))
+        raise UserError(
+            f"RULER_DIR={ruler_dir} has no {task} of LENGTHS={missing[0]}; it has {there}"
+        )
+    return {length: files[length] for length in dict.fromkeys(lengths)}
 
 
 def _files(folder: Path, task: str) -> dict[int | None, Path]:
-    """The task's files by the tokens that their names tell, None where the name tells none."""
     for name in (f"{task}/validation.jsonl", f"{task}.jsonl"):
         for end in _ENDINGS:
             if (path := folder / f"{name}{end}").is_file():
@@ -58,8 +69,8 @@ def _files(folder: Path, task: str) -> dict[int | None, Path]:
     return dict(sorted((int(match[1]), path) for match, path in named))
 
 
-def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[dict]:
-    """The rows of one file, in LongBench's schema.
+def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[Row]:
+    """The rows of one file.
 
     `context_length` is `tokens`, or else the length of the file's longest row in the tokens of
     whoever made it. Raises UserError naming the file and line of a row that is not RULER's.
@@ -71,7 +82,7 @@ def read(dataset: Dataset, path: Path, tokens: int | None = None) -> list[dict]:
         raise UserError(f"{path} holds no rows; make it again")
     longest = tokens or max(record["length"] for record, _ in records)
     rows = [_row(dataset, record, longest, where) for record, where in records]
-    if len({row["_id"] for row in rows}) < len(rows):
+    if len({row.id for row in rows}) < len(rows):
         raise UserError(f"{path}: an index occurs twice; indices must differ")
     return rows
 
@@ -87,23 +98,19 @@ def _checked(record: dict[str, Any], where: str) -> dict[str, Any]:
     return record
 
 
-def _row(dataset: Dataset, record: dict[str, Any], tokens: int, where: str) -> dict:
+def _row(dataset: Dataset, record: dict[str, Any], tokens: int, where: str) -> Row:
     context, asked = split(dataset, record["input"], where)
     begun = dataset.begin(asked)
     if record.get("answer_prefix", begun).strip() != begun.strip():
         raise UserError(f"{where}: answer_prefix is not {dataset.name}'s, {begun.strip()!r}")
-    return {
-        "input": asked,
-        "context": context,
-        "answers": record["outputs"],
-        "length": len(f"{asked} {context} {' '.join(record['outputs'])}".split()),
-        "dataset": dataset.name,
-        "language": dataset.language,
-        "all_classes": None,
-        "_id": f"{tokens}-{record['index']:04d}",
-        "task": dataset.name.removeprefix("ruler_"),
-        "context_length": tokens,
-    }
+    return Row(
+        f"{tokens}-{record['index']:04d}",
+        asked,
+        context,
+        answers=record["outputs"],
+        language=dataset.language,
+        details={"context_length": tokens, "task": dataset.name.removeprefix("ruler_")},
+    )
 
 
 def split(dataset: Dataset, prompt: str, where: str) -> tuple[str, str]:

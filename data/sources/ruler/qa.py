@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from data.hashing import file_digest
 from data.packs import pack_file
 from data.sources import haystack
 from data.sources.ruler.sample import Cell, Draft, Sample
@@ -70,6 +71,10 @@ class Questions:
 
         most = sum(len(pool.documents[i]) for i in distractors)
         return Draft(build, rate=30.0, largest=most)
+
+    def reads(self, haystack: str | None) -> str:
+        """A hash of the question set's file."""
+        return file_digest(pack_file(f"{self.dataset}.json"))
 
 
 def _first(size: int, documents: list[Document], order: list[int]) -> Iterator[Document]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from data.datasets import Dataset
+from data.dataset import Dataset
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,9 @@ class Variables:
 
         return Draft(build, rate=25.0, smallest=self.num_hops + 2)
 
+    def reads(self, haystack: str | None) -> None:
+        """Nothing."""
+
     def _sample(
         self,
         letters: int,

@@ -38,7 +38,7 @@ class CommonWords:
         """The words' order of use is drawn here; the size is the count of uncommon words."""
         short = cell.length < _SHORT
         common, uncommon = _SHORT_REPEATS if short else (self.freq_cw, self.freq_ucw)
-        vocabulary = sorted({w for kind in ("noun", "adjective", "verb") for w in words(kind)})
+        vocabulary = self.reads(cell.haystack)
         stream = cell.stream("example")
         distinct, often, seldom = _SHORT_EXAMPLE if short else _EXAMPLE
         example = self._sample(stream.sample(vocabulary, distinct), often, seldom, stream)
@@ -55,6 +55,10 @@ class CommonWords:
             return Sample(context, "", made.answers)
 
         return Draft(build, rate=6.0 * uncommon, smallest=self.num_cw)
+
+    def reads(self, haystack: str | None) -> list[str]:
+        """The vocabulary, sorted."""
+        return sorted({word for kind in ("noun", "adjective", "verb") for word in words(kind)})
 
     def _sample(
         self, chosen: list[str], common: int, uncommon: int, order: random.Random
@@ -102,6 +106,9 @@ class FrequentWords:
         # From here on the fourth coded word is rarer than the third by at least one.
         smallest = math.ceil(1 / (shares[3] - shares[4]))
         return Draft(build, rate=2.0, smallest=smallest)
+
+    def reads(self, haystack: str | None) -> None:
+        """Nothing."""
 
 
 def zeta(alpha: float, terms: int = 1000) -> float:
