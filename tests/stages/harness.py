@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
+import eval.gate as gate_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
@@ -28,6 +29,7 @@ STAGES = {
     "chunk": (chunk_stage.ChunkConfig, chunk_stage.main),
     "precompute": (precompute_stage.PrecomputeConfig, precompute_stage.main),
     "eval": (eval_stage.EvalConfig, eval_stage.main),
+    "gate": (gate_stage.ModelConfig, gate_stage.main),
     "sweep": (sweep_stage.SweepConfig, sweep_stage.main),
 }
 VOCABULARY = 480
