@@ -34,7 +34,7 @@ def checked(session: Session) -> dict[str, Any]:
             print(f"eval: {path} is damaged or was edited: what it says is not believed")
         item = gate_item(session)
         print(
-            f"eval: running the gate on item {item.id}, {gate.filled(item.prompt)} chunks "
+            f"eval: running the gate on item {item.id}, {_chunks(gate.filled(item.prompt))} "
             "(once per model, dtype, back end and item)",
             flush=True,
         )
@@ -72,8 +72,8 @@ def run(session: Session) -> dict[str, Any]:
 def table(outcome: dict[str, Any]) -> str:
     """The gate for people: each check with its distance in logits."""
     lines = [
-        f"gate on item {outcome['item']}, {outcome['tokens']} tokens, {outcome['chunks']} chunks, "
-        f"tolerance {outcome['tolerance']:g} in logits"
+        f"gate on item {outcome['item']}, {outcome['tokens']} tokens, "
+        f"{_chunks(outcome['chunks'])}, tolerance {outcome['tolerance']:g} in logits"
     ]
     for check in outcome["checks"]:
         verdict = "pass" if check["passed"] else "FAIL"
@@ -82,6 +82,10 @@ def table(outcome: dict[str, Any]) -> str:
         size = "NaN or infinite" if distance is None else f"{distance:.1e}"
         lines.append(f"  {verdict}  {check['name']:<38} distance {size}, {tokens} greedy tokens")
     return "\n".join([*lines, *([outcome["note"]] if outcome["note"] else [])])
+
+
+def _chunks(count: int) -> str:
+    return "1 chunk" if count == 1 else f"{count} chunks"
 
 
 def _key(session: Session) -> dict[str, Any]:

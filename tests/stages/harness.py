@@ -16,12 +16,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
+import eval.gate as gate_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
 from eval.config import EvalConfig, SweepConfig
 from eval.variants import method_options
-from stage.config import InputsConfig, PrecomputeConfig
+from stage.config import InputsConfig, ModelConfig, PrecomputeConfig
 from stage.options import command
 from tests.conftest import build
 
@@ -31,6 +32,7 @@ STAGES = {
     "precompute": (PrecomputeConfig, precompute_stage.main, None),
     "eval": (EvalConfig, eval_stage.main, method_options),
     "sweep": (SweepConfig, sweep_stage.main, method_options),
+    "gate": (ModelConfig, gate_stage.main, None),
 }
 VOCABULARY = 480
 CHAT_TEMPLATE = (
