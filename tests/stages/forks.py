@@ -12,6 +12,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,12 @@ class ForkServer:
         return json.loads(self.process.stdout.readline())
 
     def start(
-        self, argv: list[str], log: Path, die: tuple[str, int] | None = None, limit: int = 0
+        self,
+        argv: list[str],
+        log: Path,
+        die: tuple[str, int] | None = None,
+        limit: int = 0,
+        slow: float = 0,
     ) -> Child:
         """Run a stage.
 
@@ -84,9 +90,10 @@ class ForkServer:
         die : (name, n): the child kills itself at its n-th ``fsync`` or ``replace``, or in the
             middle of its n-th ``save`` of a tensor file.
         limit : bytes that one file may have; 0 for any.
+        slow : seconds that each ``fsync`` takes longer.
         """
         stage = argv[0].split("/")[0]
-        pid = self.ask(stage=stage, argv=argv, log=str(log), die=die, limit=limit)
+        pid = self.ask(stage=stage, argv=argv, log=str(log), die=die, limit=limit, slow=slow)
         return Child(pid, log, self)
 
 
@@ -117,6 +124,8 @@ def _child(stages: dict[str, Any], request: dict[str, Any]) -> None:
     os.dup2(log, 2)
     if request["limit"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
+    if request["slow"]:
+        _delay(request["slow"])
     if request["die"]:
         _die_at(*request["die"])
     code = 1
@@ -129,6 +138,17 @@ def _child(stages: dict[str, Any], request: dict[str, Any]) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _delay(seconds: float) -> None:
+    """Let each file of this process lie there for a while before it gets its name."""
+    fsync = os.fsync
+
+    def slow(file: int) -> None:
+        time.sleep(seconds)
+        fsync(file)
+
+    os.fsync = slow
 
 
 def _die_at(name: str, n: int) -> None:

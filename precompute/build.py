@@ -1,0 +1,160 @@
+"""Builds the items of one dataset that are missing, damaged or of something else."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.inputs import Item
+from models.atomic import remove_leftovers
+from models.errors import UserError
+from models.kv import store
+from models.kv.capture import capture
+from precompute.lock import item_lock
+from stage.session import Session
+
+SPARE_BYTES = 64 << 20
+POLL_SECONDS = 0.2
+
+
+@dataclass
+class Tally:
+    """What became of the items: ``items`` with their tokens, bytes and seconds were built here."""
+
+    items: int = 0
+    tokens: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    elsewhere: int = 0
+
+
+def precompute(session: Session, scores: Sequence[str]) -> None:
+    """Build what is missing, damaged or of something else; leave the rest alone.
+
+    Several processes may do so at once, on machines that share the folder too: they share the work.
+
+    Raises
+    ------
+    UserError : too little room, a folder that cannot be written, NaN among what was computed.
+    """
+    items = session.inputs.items
+    root = session.folder(items[0]).parent
+    pending = _pending(session, scores)
+    if not pending:
+        print(f"precompute: all {len(items)} items are complete in {root}")
+        return
+    todo = [item for item, _ in pending]
+    tokens = sum(len(item.prompt) for item in todo)
+    need = store.kv_bytes(session.engine.modules, tokens) + 4 * tokens * len(scores)
+    free = _free_bytes(root) + sum(_size(session, item) for item in todo)
+    reasons = Counter(reason for _, reason in pending)
+    print(
+        f"precompute: {len(todo)} of {len(items)} items to build "
+        f"({', '.join(f'{count} {reason}' for reason, count in reasons.items())}), "
+        f"{tokens} tokens, {need / 1e9:.2f} GB on disk ({free / 1e9:.1f} GB free)"
+    )
+    if need + SPARE_BYTES > free:
+        raise UserError(
+            f"{root} needs {need / 1e9:.2f} GB and {free / 1e9:.2f} GB are free: set LIMIT= to "
+            "fewer items, DTYPE=bfloat16, or KVS= to a folder on a larger disk"
+        )
+    with tqdm(total=tokens, desc="precompute", unit="tok", unit_scale=True, disable=None) as bar:
+        tally = share(session, scores, todo, bar)
+    if not tally.items:
+        print(f"precompute: all {len(todo)} items came from another precompute -> {root}")
+        return
+    others = f"; {tally.elsewhere} came from another precompute" if tally.elsewhere else ""
+    print(
+        f"precompute: {tally.items} items, {tally.tokens} tokens in {tally.seconds:.1f} s "
+        f"({tally.tokens / tally.seconds:.0f} tokens/s), {tally.bytes / 1e9:.2f} GB -> {root}"
+        f"{others}"
+    )
+
+
+def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) -> Tally:
+    """Build each item that nobody else builds; what others hold comes last, and is looked at again.
+
+    Parameters
+    ----------
+    bar : counts the tokens that are built here; its total loses those that others did.
+    """
+    tally, queue = Tally(), deque(todo)
+    held, told = 0, False  # ``held`` of the queue's last items were just found in others' hands
+    while queue:
+        if held == len(queue):
+            if not told:
+                with bar.external_write_mode():
+                    print(
+                        f"precompute: waiting for {held} of {len(todo)} items, which another "
+                        "precompute is building",
+                        flush=True,
+                    )
+            told, held = True, 0
+            time.sleep(POLL_SECONDS)
+        item = queue.popleft()
+        folder, tokens = session.folder(item), len(item.prompt)
+        with item_lock(folder) as ours:
+            if not ours:
+                queue.append(item)
+                held += 1
+                continue
+            held = 0
+            remove_leftovers(folder)
+            if store.is_complete(folder, session.expected(item), scores):
+                tally.elsewhere += 1
+                bar.total = (bar.total or 0) - tokens
+                bar.refresh()
+                continue
+            start = time.perf_counter()
+            tally.bytes += build(session, item, scores)
+            tally.seconds += time.perf_counter() - start
+        tally.items += 1
+        tally.tokens += tokens
+        bar.update(tokens)
+        bar.set_postfix_str(f"{tally.bytes / 1e9:.2f} GB")
+    return tally
+
+
+def build(session: Session, item: Item, scores: Sequence[str]) -> int:
+    """Capture one item and write its files; returns their bytes."""
+    captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores)
+    return store.write(session.folder(item), captured, session.expected(item))
+
+
+def _pending(session: Session, scores: Sequence[str]) -> list[tuple[Item, str]]:
+    """Items to build, each with the reason."""
+    found = []
+    for item in tqdm(session.inputs.items, "checking", unit="item", leave=False, disable=None):
+        folder = session.folder(item)
+        reason = store.condition(folder, session.expected(item), scores)
+        if reason:
+            found.append((item, reason))
+        elif any(folder.glob(".*.tmp")):
+            _tidy(folder)
+    return found
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what killed runs left beside complete files, unless somebody writes there just now."""
+    with contextlib.suppress(UserError), item_lock(folder) as ours:  # a folder may be read-only
+        if ours:
+            remove_leftovers(folder)
+
+
+def _size(session: Session, item: Item) -> int:
+    """Bytes that an item's present files will give back when they are replaced."""
+    return sum(path.stat().st_size for path in session.folder(item).glob("*.pt"))
+
+
+def _free_bytes(folder: Path) -> int:
+    """Free space where ``folder`` is or will be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
