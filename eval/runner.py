@@ -22,7 +22,7 @@ from models import selectors
 from models.code import code_digest
 from models.errors import UserError
 from models.kv import store
-from precompute import build as precompute
+from precompute.build import precompute
 from stage import environment
 from stage.session import Session
 
@@ -53,7 +53,8 @@ def evaluate_dataset(
     evaluator = Evaluator(session, config, variants)
     check_room(session, evaluator.max_new_tokens)
     check_layers(session, variants)
-    precompute.ensure(session, evaluator.needs, evaluator.fuses)
+    if evaluator.fuses:
+        precompute(session, sorted({*config.scores, *evaluator.needs}))
     for item in session.inputs.items:
         evaluator.check(item)
     gate = gating.checked(session)

@@ -23,7 +23,10 @@ OWN = ("question", "documents", "answers", "prompt", "metric")
 def check_names(model: str = MODEL, dataset: str = DATASET) -> None:
     """Raise UserError for a model or dataset that there cannot be; quick, nothing is loaded."""
     source.check(model)
-    datasets.expand(dataset)
+    for found in datasets.expand(dataset):
+        place = str(found.parameters.get("place", ""))
+        if place and not place.startswith("hub:") and not os.path.exists(place):
+            raise UserError(f"DATASET={dataset}: there is no file or folder {place}")
 
 
 @dataclass

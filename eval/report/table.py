@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
 from stage.columns import columns
-from stage.options import StageConfig, run
+from stage.config import StageConfig
+from stage.options import command
 
 COLUMNS = (
     ("method", "<"),
@@ -176,4 +178,4 @@ def compared(results: Sequence[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    run(StageConfig, main, "report", "eval.report.table")
+    sys.exit(command("report", StageConfig, main))
