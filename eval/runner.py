@@ -85,9 +85,9 @@ def check_room(session: Session, max_new_tokens: int) -> None:
     holds = session.loaded.max_positions
     room = holds - max_new_tokens
     if len(longest.prompt) > room:
-        frames = [len(item.prompt) - (b - a) for item in session.inputs.items
-                  for a, b in [item.prompt.documents]]  # fmt: skip
-        shorter = f", or MAX_LENGTH={room}" if room > max(frames) else ""
+        prompts = [item.prompt for item in session.inputs.items]
+        bare = max(len(p) - p.documents[1] + p.documents[0] for p in prompts)
+        shorter = f", or MAX_LENGTH={room}" if room > bare else ""
         raise UserError(
             f"MAX_NEW_TOKENS={max_new_tokens} does not fit: item {longest.id} has "
             f"{len(longest.prompt)} tokens and the model holds {holds}; give "
