@@ -87,7 +87,8 @@ def test_five_rows_of_documents_question_and_answer(tmp_path):
     assert [row.question for row in found.rows] == [row["question"] for row in PLAIN]
     assert [row.answers for row in found.rows] == [[row["answer"]] for row in PLAIN]
     assert [row.id for row in found.rows] == ["1", "2", "3", "4", "5"]
-    assert (found.source, found.where) == ("file", str(tmp_path / "my.jsonl"))
+    assert found.source == "file"
+    assert found.where == f"{tmp_path / 'my.jsonl'} (question, documents, answer)"
     assert (found.available, found.is_sample) == (5, False)
     assert found.rows[0].context == "\n\n".join(PLAIN[0]["documents"])
     words = " ".join([PLAIN[0]["question"], *PLAIN[0]["documents"], "1"]).split()
@@ -464,12 +465,12 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, capfd, name, content, mess
     [
         (
             {"q": "Who?", "context": "Ilka.", "answer": "x"},
-            "has no column of question that we know; its columns: q, context, answer; name one "
+            "has no question column that we know; its columns: q, context, answer; name one "
             "with QUESTION=",
         ),
         (
             {"question": "Who?", "story": "Ilka."},
-            "no column of documents .* question, story;.* DOCU",
+            "no documents column .* question, story;.* DOCU",
         ),
         (
             {"question": "Who?", "query": "who", "context": "Ilka."},
@@ -530,7 +531,11 @@ def test_a_folder_of_tables(tmp_path, form):
     assert [row.question for row in found.rows] == ["One?", "Two?", "Three?"]
     assert [row.answers for row in found.rows] == [[], [], ["c"]]
     assert [row.id for row in found.rows] == ["1", "2", "3"]  # the third has no id of its own
-    assert (found.source, found.available, found.where) == ("folder", 3, str(folder))
+    assert (found.source, found.available, found.where) == (
+        "folder",
+        3,
+        f"{folder} (question, context, answer)",
+    )
 
 
 def corpus(folder: Path, rows: list[dict[str, Any]]) -> Path:
@@ -552,6 +557,12 @@ def test_all_texts_of_a_folder_serve_a_question_that_names_none(tmp_path, cell):
     for rows in ([{"question": "Who?"}], [{"question": "Who?", "file": cell}]):
         folder = corpus(tmp_path / str(len(rows[0])), rows)
         assert documents(rows_of(folder)[0]) == ["A.", "B.", "D.", "C."]
+
+
+def test_questions_on_the_same_texts_share_one_copy(tmp_path):
+    first, second = rows_of(corpus(tmp_path / "docs", [{"question": "A?"}, {"question": "B?"}]))
+    assert first.context is second.context
+    assert first.documents is second.documents
 
 
 @pytest.mark.parametrize("column", ["file", "files", "documents", "File Name"])

@@ -88,7 +88,10 @@ def test_configuration_and_split(remote, spec, questions, split):
     found = load(spec)
     assert [row.question for row in found.rows] == questions
     assert [row.documents for row in found.rows] == [("T\nOne. Two.",)] * len(questions)
-    assert (found.source, found.where) == ("hub", f"owner/name@{'a' * 40}, {split}")
+    assert (found.source, found.where) == (
+        "hub",
+        f"owner/name@{'a' * 40}, {split} (question, context)",
+    )
     assert found.available == len(questions)
 
 
@@ -117,7 +120,7 @@ def test_without_a_network_the_last_one_serves(remote):
     load(spec)
     told = digest_of(spec)
     remote.online = False
-    assert load(spec).where == f"owner/name@{'a' * 40}, validation"
+    assert load(spec).where == f"owner/name@{'a' * 40}, validation (question, context)"
     assert digest_of(spec) == told
     with pytest.raises(UserError, match=r"cannot be had from the hub \(no network\); check the na"):
         load(before)

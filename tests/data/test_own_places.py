@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,30 @@ def test_a_known_name_is_never_a_file():
 
 
 @pytest.mark.parametrize(
+    "text", ["my.jsonl", "two words.csv", "don't.json", "a,b.jsonl", "hub:a/b:c", "needle"]
+)
+def test_a_dataset_is_named_again_as_it_is_spelled(text):
+    (dataset,) = datasets.expand(text)
+    (said,) = shlex.split(datasets.spelled(dataset))  # what a shell makes of it
+    assert datasets.expand(said) == [dataset]
+    assert datasets.expand(datasets.spelled(dataset)) == [dataset]
+
+
+def test_slow_libraries_are_imported_where_they_are_used():
+    code = (
+        "import sys, data.datasets, data.rows, eval.metrics.scores; "
+        "print({name.split('.')[0] for name in sys.modules})"
+    )
+    root = Path(datasets.__file__).parent.parent
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=root, check=True, capture_output=True, text=True
+    )
+    assert "huggingface_hub" in found.stdout
+    for name in ("datasets", "pandas", "pyarrow", "rouge_score", "nltk", "jieba", "torch"):
+        assert f"'{name}'" not in found.stdout
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("my.josnl", "unknown dataset 'my.josnl': there is no such file or folder"),
@@ -108,6 +134,8 @@ def test_what_stands_in_the_entry_by_default_and_when_named():
     told = entry("my.jsonl", OwnOptions(metric="rougeL", max_new_tokens=7))
     assert (told.max_new_tokens, told.metric) == (7, "rougeL")
     assert entry("my.jsonl", OwnOptions(metric="none")).metric is None
+    with pytest.raises(UserError, match="MAX_NEW_TOKENS=0 must be at least 1"):
+        entry("my.jsonl", OwnOptions(max_new_tokens=0))
     asked = datasets.get("2wikimqa")
     assert plain.instruction == asked.instruction
     assert plain.ask("Who?") == asked.ask("Who?")
