@@ -175,7 +175,8 @@ MUTANTS: list[Row] = [
         (
             "the clock is read before the device is done",
             "            synchronize(self.device)\n        now = time.perf_counter()\n",
-            "            pass\n        now = time.perf_counter()\n        synchronize(self.device)\n",
+            "            pass\n        now = time.perf_counter()\n"
+            "        synchronize(self.device)\n",
         ),
         ("every part begins at the start", "        self._last = now\n", ""),
         ("a part keeps its last lap only", "self.parts[part] += (now", "self.parts[part] = (now"),
