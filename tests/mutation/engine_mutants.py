@@ -15,6 +15,7 @@ def _in_file(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) 
 CHOICE = "tests/models/test_choice.py"
 EDGES = "tests/models/test_selector_edges.py"
 FINITE = "tests/models/test_finite.py"
+GATE = "tests/models/test_gate.py"
 GATES = "tests/models/test_gates.py"
 LATEST = "tests/models/test_latest.py"
 SELECTORS = "tests/models/test_selectors.py"
@@ -40,7 +41,7 @@ MUTANTS: list[Row] = [
     ),
     *_in_file(
         "models/gate.py",
-        (GATES, FINITE),
+        (GATE, FINITE),
         ("the tolerance is ignored", "distance <= tolerance and (", "("),
         ("a gate passes on any check", "return all(check.passed", "return any(check.passed"),
         (
@@ -174,9 +175,8 @@ MUTANTS: list[Row] = [
         ),
         (
             "the clock is read before the device is done",
-            "            synchronize(self.device)\n        now = time.perf_counter()\n",
-            "            pass\n        now = time.perf_counter()\n"
-            "        synchronize(self.device)\n",
+            "synchronize(self.device)\n        now = time.perf_counter()\n",
+            "pass\n        now = time.perf_counter()\n        synchronize(self.device)\n",
         ),
         ("every part begins at the start", "        self._last = now\n", ""),
         ("a part keeps its last lap only", "self.parts[part] += (now", "self.parts[part] = (now"),
