@@ -85,7 +85,7 @@ class Session:
     def kv_root(self) -> Path:
         """Where this dataset's KV files lie: by the dataset's name, where all else is default.
 
-        Other chunks, other generated rows and another dtype get a folder of their own, so that
+        Other chunks, prompts, generated rows and another dtype get a folder of their own, so that
         going from one setting to another and back rebuilds nothing.
         """
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
@@ -108,7 +108,10 @@ class Session:
 def changed(config: InputsConfig) -> dict[str, Any]:
     """The options that decide an item's tokens, chunks and id, as far as they are not default."""
     default = InputsConfig()
-    names = ("chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir")
+    names = (
+        "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
+        "question", "documents", "prompt",
+    )  # fmt: skip
     values = {name: getattr(config, name) for name in names}
     return {name: value for name, value in values.items() if value != getattr(default, name)}
 
