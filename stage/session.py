@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from data import inputs
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
 from models.engine import Engine
-from models.errors import UserError
 from models.kv import store
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import fingerprint, load_tokenizer
@@ -99,10 +98,13 @@ class Session:
         """Where one item's KV files lie."""
         return self.kv_root / f"item_{item.id}"
 
-    @property
-    def precompute_command(self) -> str:
-        """What rebuilds this dataset's KV files."""
-        return self.config.command("precompute", dataset=self.dataset.name)
+    def precompute_command(self, scores: Sequence[str]) -> str:
+        """What rebuilds these KV files and scores.
+
+        All datasets are named as they were: a name of its own or an option that goes with another
+        of them need not stand alone.
+        """
+        return self.config.command("precompute", **dict.fromkeys(scores, 1))
 
 
 def changed(config: InputsConfig) -> dict[str, Any]:
@@ -130,7 +132,7 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
 
     Raises
     ------
-    UserError : the model cannot be had, or an item is longer than the model can hold.
+    UserError : the model cannot be had.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -145,10 +147,4 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
         found = kept or inputs.read(inputs.item_path(config.inputs, recipe), recipe)
         if found.note:
             print(f"*** {found.note} ***", file=sys.stderr)
-        for item in found.items:
-            if len(item.prompt) > loaded.max_positions:
-                raise UserError(
-                    f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
-                    f"{loaded.max_positions}; set MAX_LENGTH={loaded.max_positions} or less"
-                )
         yield Session(unloaded, loaded, engine, dataset, found, config)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kvfuse.__main__ import COMMANDS
 from models.gate import reader
 from models.kv.capture import capture
 from tests.conftest import random_prompt
@@ -29,7 +30,9 @@ def test_the_selector_example_runs(llama):
 
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"make ([a-z-]+)", README))))
 def test_every_make_target_that_is_named_exists(target):
-    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+    (commands,) = re.findall(r"^COMMANDS := (.*)", MAKEFILE, re.MULTILINE)
+    assert set(commands.split()) == COMMANDS.keys()
+    assert target in COMMANDS or re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
 
 
 @pytest.mark.parametrize("path", sorted(set(re.findall(r"\]\(((?!http)[^)]+)\)", README))))

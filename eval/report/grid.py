@@ -14,12 +14,10 @@ from eval.analysis.measures import Results, method, rate, rates
 from eval.analysis.significance import hopeless
 from eval.analysis.stats import RESAMPLES
 from eval.report.comparison import show_p
-from eval.report.table import ORACLES, show, summary_of
+from eval.report.table import OF_A_METHOD, ORACLES, show, summary_of
 from stage.columns import columns
 
 SHOWN = (("random", "kl_mean"), ("random", "score"))
-# Everything that runs of one sweep may differ in.
-OWN = ("method", "options")
 COLUMNS = (
     ("method", "<"),
     ("rate", ">"),
@@ -79,7 +77,7 @@ def content(
     common = {
         key: value
         for key, value in first["config"].items()
-        if key not in OWN and all(r["config"].get(key) == value for r in results)
+        if key not in OF_A_METHOD and all(r["config"].get(key) == value for r in results)
     }
     compared = compare.differences(results, seed, SHOWN, rateless=False)
     return {

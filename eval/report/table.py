@@ -10,6 +10,7 @@ from typing import Any
 
 from data import datasets
 from eval.analysis.finite import require_finite
+from eval.folder import read_result
 from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
@@ -17,6 +18,8 @@ from stage.columns import columns
 from stage.config import StageConfig
 from stage.options import command
 
+# Everything that runs over the same items may differ in.
+OF_A_METHOD = ("method", "options", "method_code")
 COLUMNS = (
     ("method", "<"),
     ("speed-up", ">"),
@@ -156,19 +159,34 @@ def main(config: StageConfig) -> None:
 def tables(config: StageConfig, dataset: str) -> str:
     """One table per group of runs over the same items."""
     root = Path(config.outputs) / resolve(config.model).name / dataset
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/result.json")]
-    results = [result for result in results if "oracle" in result]  # others: an earlier version's
-    if not results:
-        raise UserError(
-            f"no finished run in {root}; make one: make eval MODEL={config.model} DATASET={dataset}"
-        )
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in sorted(
-        results, key=lambda r: (r["config"]["method"], str(r["config"]["options"]))
-    ):
-        same = {k: v for k, v in result["config"].items() if k not in ("method", "options")}
-        groups.setdefault(json.dumps(same, sort_keys=True), []).append(result)
-    return "\n\n".join(compared(group) for group in groups.values())
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    for result in finished(root):
+        method = {key: value for key, value in result["config"].items() if key in OF_A_METHOD[:2]}
+        same = {key: value for key, value in result["config"].items() if key not in OF_A_METHOD}
+        group = groups.setdefault(json.dumps(same, sort_keys=True), {})
+        if earlier := group.pop(name := json.dumps(method, sort_keys=True), None):
+            print(
+                f"report: {earlier['folder']} is left out: the method's source was another in a "
+                "later run",
+                file=sys.stderr,
+            )
+        group[name] = result
+    if not groups:
+        raise UserError(f"no finished run in {root}; make one: {config.command('eval')}")
+    return "\n\n".join(
+        compared([group[name] for name in sorted(group)]) for group in groups.values()
+    )
+
+
+def finished(root: Path) -> list[dict[str, Any]]:
+    """Results of the runs in a folder, by their time; damaged ones are told and left out."""
+    results = []
+    for path in sorted(root.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns):
+        try:
+            results.append(read_result(path) | {"folder": str(path.parent)})
+        except UserError as damage:
+            print(f"report: {damage}; left out", file=sys.stderr)
+    return results
 
 
 def compared(results: Sequence[dict[str, Any]]) -> str:

@@ -64,9 +64,8 @@ def refuse(folder: Path, meta: dict, kind: str, told: str = "") -> None:
     scores = [] if kind == "kv" else [kind]
     assert not store.is_complete(folder, meta, scores)
     assert store.condition(folder, meta, scores) == "damaged"
-    remedy = REMEDY if kind == "kv" else f"{REMEDY} {kind.upper()}=1"
     path = re.escape(str(path_of(folder, kind)))
-    line = rf"^{path} is damaged \(.*{told}.*\); rebuild it: {remedy}$"
+    line = rf"^{path} is damaged \(.*{told}.*\); rebuild it: {REMEDY}$"
     with pytest.raises(UserError, match=line):
         store.StoredItem(folder, meta, REMEDY).check(scores)
 
