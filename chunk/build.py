@@ -20,6 +20,7 @@ from models.load.tokenizer import frame
 from models.load.weights import max_positions
 from models.prompt import Prompt
 from stage.config import OWN, InputsConfig
+from stage.options import defaults_of
 from stage.session import Unloaded
 
 # The options that generated rows depend on, by the source that generates them.
@@ -51,11 +52,11 @@ def ensure(model: Unloaded, dataset: Dataset, config: InputsConfig) -> Inputs:
 
 def differences(config: InputsConfig) -> str:
     """What was named that is not the default, for the line that says which inputs are used."""
-    default = InputsConfig()
+    default = defaults_of(InputsConfig)
     named = [
         f"{name.upper()}={_text(getattr(config, name))}"
         for name in NOT_DEFAULT
-        if getattr(config, name) != getattr(default, name)
+        if getattr(config, name) != default[name]
     ]
     return f"not the default: {' '.join(named)}" if named else "all settings at their default"
 
@@ -107,7 +108,7 @@ def make_recipe(
     model: Unloaded, splitter: Splitter, request: Request, config: InputsConfig
 ) -> Recipe:
     """Everything that the inputs are made from."""
-    dataset, default = splitter.dataset, InputsConfig()
+    dataset, default = splitter.dataset, defaults_of(InputsConfig)
     return inputs.make_recipe(
         dataset,
         rows=digest(dataset, request),
@@ -117,7 +118,7 @@ def make_recipe(
         generation={
             name: getattr(config, name)
             for name in GENERATED.get(dataset.source, ())
-            if getattr(config, name) != getattr(default, name)
+            if getattr(config, name) != default[name]
         },
         sink=splitter.frame.sink,
         limit=request.limit,

@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -81,6 +81,15 @@ def options_of(config_class: Any) -> dict[str, Option]:
     hints = get_type_hints(config_class)
     return {
         item.name: Option(item.name, hints[item.name], item.metadata["help"], item.default)
+        for item in fields(config_class)
+        if "help" in item.metadata
+    }
+
+
+def defaults_of(config_class: Any) -> dict[str, Any]:
+    """The options' defaults by name; nothing is checked, as making a configuration would."""
+    return {
+        item.name: item.default if item.default is not MISSING else item.default_factory()
         for item in fields(config_class)
         if "help" in item.metadata
     }

@@ -22,6 +22,7 @@ from models.load.tokenizer import fingerprint, load_tokenizer
 from models.load.weights import LoadedModel, check_supported, load, pick_device, pick_dtype
 from models.sealed import digest
 from stage.config import InputsConfig, ModelConfig
+from stage.options import defaults_of
 
 
 @dataclass(frozen=True)
@@ -109,13 +110,13 @@ class Session:
 
 def changed(config: InputsConfig) -> dict[str, Any]:
     """The options that decide an item's tokens, chunks and id, as far as they are not default."""
-    default = InputsConfig()
+    default = defaults_of(InputsConfig)
     names = (
         "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
         "question", "documents", "prompt",
     )  # fmt: skip
     values = {name: getattr(config, name) for name in names}
-    return {name: value for name, value in values.items() if value != getattr(default, name)}
+    return {name: value for name, value in values.items() if value != default[name]}
 
 
 Find = Callable[[Unloaded, Dataset, ModelConfig], Inputs]

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor
 
+from models.errors import UserError
+
 # What sdpa itself calls on a CPU; called by name for the log-sum-exp, which sdpa keeps to itself.
-_flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+KERNEL = "_scaled_dot_product_flash_attention_for_cpu"
+
+
+def obstacle() -> str | None:
+    """Why blocks cannot be attended by this PyTorch, or None when they can."""
+    if hasattr(torch.ops.aten, KERNEL):
+        return None
+    return f"PyTorch {torch.__version__} lacks the kernel that it calls: use BACKEND=sdpa"
+
+
+@cache
+def _kernel() -> Any:
+    reason = obstacle()
+    if reason:
+        raise UserError(f"BACKEND=blocked cannot be used: {reason}")
+    return getattr(torch.ops.aten, KERNEL)
 
 
 class BlockedRows:
@@ -33,6 +53,7 @@ class BlockedRows:
         self.masks: list[Tensor] = []
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        flash = _kernel()
         _, n_heads, n_rows, dim = query.shape
         group = n_heads // key.shape[1]
         out = query.new_empty(1, n_rows, n_heads, dim)
@@ -42,15 +63,15 @@ class BlockedRows:
             rows = query[:, :, start:end].reshape(1, -1, group * (end - start), dim)
             if end - start == 1:
                 seen = slice(0, last + 1)
-                block, _ = _flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
+                block, _ = flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
             else:
                 seen = slice(first, last + 1)
-                block, lse = _flash(
+                block, lse = flash(
                     rows, key[:, :, seen], value[:, :, seen], attn_mask=mask, scale=scale
                 )
                 if first:
                     seen = slice(0, first)
-                    below, lse_below = _flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
+                    below, lse_below = flash(rows, key[:, :, seen], value[:, :, seen], scale=scale)
                     share = torch.sigmoid(lse_below - lse).to(block.dtype)
                     block = block.lerp(below, share[..., None])
             out[:, start:end] = block.view(1, n_heads, -1, dim).transpose(1, 2)

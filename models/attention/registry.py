@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
+from models.attention import blocked
 from models.attention.blocked import BlockedRows
 from models.attention.flashinfer_rows import FORMS, FlashInferRows, obstacle
 from models.attention.masked import CausalRows, MaskedRows, Rows
@@ -37,20 +38,24 @@ def choose_backend(
 ) -> str:
     """Name the back end: ``blocked`` on a CPU, ``flashinfer`` on CUDA, masked ``sdpa`` elsewhere.
 
+    The first two where they can run, ``sdpa`` where they cannot.
+
     Raises
     ------
     UserError : unknown name, or a back end that cannot run here.
     """
     if requested == "auto":
         if device.type == "cpu":
-            return "blocked"
+            return "sdpa" if blocked.obstacle() else "blocked"
         return "sdpa" if obstacle(device, dtype, head_dim) else "flashinfer"
     if requested not in BACKENDS:
         raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
     if requested == "blocked" and device.type != "cpu":
         raise UserError(f"BACKEND=blocked runs on a CPU, the model is on {device.type}")
     library, _, form = requested.partition(":")
-    reason = obstacle(device, dtype, head_dim, form) if library == "flashinfer" else None
+    reason = blocked.obstacle() if requested == "blocked" else None
+    if library == "flashinfer":
+        reason = obstacle(device, dtype, head_dim, form)
     if reason:
         raise UserError(f"BACKEND={requested} cannot be used: {reason}")
     return requested

@@ -16,6 +16,8 @@ import re
 import shutil
 import sys
 import tempfile
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +29,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from models.errors import UserError
+from models.family import FAMILIES
+from models.finite import require_finite
+from models.load.sealed import content_hash, seal, trouble
 from models.load.source import cache_dir, quiet
 from models.load.tokenizer import stop_ids
 
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+SOURCES = ("gguf.py", "tokenizer.py")  # what a converted folder's content is decided by
+ARCHITECTURES = tuple(FAMILIES)
 _FLOATS = {
     GGMLQuantizationType.F32: torch.float32,
     GGMLQuantizationType.F16: torch.float16,
@@ -44,31 +50,25 @@ _SAME_MATRIX = 0.4
 
 
 def convert(path: Path) -> Path:
-    """The Hugging Face folder `<cache>/models/<stem>-<sha8>` of `path`, made on first use.
+    """The Hugging Face folder `<cache>/models/<converter>/<stem>-<sha8>` of `path`, made once.
 
-    The folder appears by one rename, so one that exists is complete; whoever comes second waits for
-    the lock and finds it. Raises `UserError` for a file that is broken, of an architecture that we
-    do not run or with a RoPE scaling that transformers does not restore, and for a lack of memory
-    or disk.
+    The folder appears by one rename, so one that exists was complete; whoever comes second waits
+    for the lock and finds it. One that is no longer as it was made is made again, and so is one
+    that another converter made: older ones may be removed. Raises `UserError` for a file that is
+    broken, of an architecture that we do not run or with a RoPE scaling that transformers does not
+    restore, and for a lack of memory or disk.
     """
     try:
-        models = cache_dir() / "models"
+        models = cache_dir() / "models" / converter()
         models.mkdir(parents=True, exist_ok=True)
         stem = re.sub(r"[^\w.-]+", "_", path.stem)
-        target = models / f"{stem}-{_content_hash(path)[:8]}"
-        if target.is_dir():
+        target = models / f"{stem}-{content_hash(path)[:8]}"
+        if trouble(target) is None:
             return target
         with FileLock(models / f".{target.name}.lock"):
-            if not target.is_dir():
-                for stale in models.glob(f".{target.name}.tmp*"):  # of a conversion that was killed
-                    shutil.rmtree(stale)
-                work = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp", dir=models))
-                try:
-                    _convert(path, work)
-                    work.chmod(0o755)
-                    work.rename(target)
-                finally:
-                    shutil.rmtree(work, ignore_errors=True)
+            reason = trouble(target)
+            if reason:
+                _make(path, target, reason)
     except OSError as error:
         raise UserError(
             f"cannot convert {path}: {error} (KVFUSE_CACHE= moves the cache)"
@@ -76,20 +76,33 @@ def convert(path: Path) -> Path:
     return target
 
 
-def _content_hash(path: Path) -> str:
-    """sha256 of the file in hex; remembered by path, size and mtime, as hashing takes long."""
-    stat = path.stat()
-    key = f"{path.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    memo = cache_dir() / "hashes" / hashlib.sha256(key.encode()).hexdigest()[:32]
-    if memo.is_file() and re.fullmatch("[0-9a-f]{64}", text := memo.read_text(encoding="ascii")):
-        return text
+@cache
+def converter() -> str:
+    """8 hex over what makes a conversion besides its file: this code and the libraries it calls."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    memo.parent.mkdir(parents=True, exist_ok=True)
-    memo.write_text(digest.hexdigest(), encoding="ascii")
-    return digest.hexdigest()
+    for source in SOURCES:
+        digest.update(Path(__file__).with_name(source).read_bytes())
+    for package in ("transformers", "gguf"):
+        digest.update(f"{package} {version(package)}".encode())
+    return digest.hexdigest()[:8]
+
+
+def _make(path: Path, target: Path, reason: str) -> None:
+    """Convert into a folder aside and put it into its place, which this process has locked."""
+    if target.exists():
+        print(f"{target} is damaged ({reason}): converting again", file=sys.stderr, flush=True)
+    for stale in target.parent.glob(f".{target.name}.tmp*"):  # of a conversion that was killed
+        shutil.rmtree(stale)
+    work = Path(tempfile.mkdtemp(prefix=f".{target.name}.tmp", dir=target.parent))
+    try:
+        _convert(path, work)
+        seal(work)
+        work.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        work.rename(target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -120,6 +133,8 @@ def _convert(path: Path, folder: Path) -> None:
         backend = tokenizer.backend_tokenizer
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, backend.pre_tokenizer])
+    for name, parameter in model.named_parameters():  # float16 may not reach so far
+        require_finite(parameter.detach(), f"the weights {name} of {path}")
     _retie(model)
     model.hf_quantizer = None  # or save_pretrained refuses
     if hasattr(model.config, "quantization_config"):

@@ -28,7 +28,7 @@ def result(method, rate=None, score=50.0, kl=0.2, ttft=100.0, *, oracle=False, n
             "full_score": FULL[i],
             "kl_first": k / 2,
             "kl_mean": k,
-            "ttft_ms": {"ready": None if oracle else t, "cold": None},
+            "ttft_ms": {"ready": None if oracle else t, "cold": None if oracle else 2000 - 7 * t},
             "full_prefill_ms": 1000.0 + i,
         }
         for i, (s, k, t) in enumerate(zip(each(score), each(kl), each(ttft), strict=True))

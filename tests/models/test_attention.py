@@ -1,15 +1,21 @@
 """Gate 6: every attention back end equals masked SDPA, and that equals arithmetic done plainly."""
 
+from functools import cache
+
 import pytest
 import torch
 
+from models.attention import blocked
+from models.attention.blocked import BlockedRows
 from models.attention.masked import CausalRows, MaskedRows
 from models.attention.packed import PackedSegments
 from models.attention.registry import (
     choose_backend,
     rows_for,
 )
+from models.engine import Engine
 from models.errors import UserError
+from tests.conftest import build, random_prompt
 
 
 def tensors(rows: int, keys: int, dtype=torch.float32, heads: int = 6, kv_heads: int = 2):
@@ -112,6 +118,23 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
     assert choose_backend(cuda, torch.bfloat16, 128) == "flashinfer"
     assert choose_backend(cuda, torch.float32, 128) == "sdpa"
     assert choose_backend(cuda, torch.bfloat16, 96) == "sdpa"
+
+
+def test_a_pytorch_without_the_blocked_kernel(monkeypatch):
+    """The operation is PyTorch's own affair and may go: everything else must still run."""
+    monkeypatch.setattr(blocked, "KERNEL", "_gone")
+    monkeypatch.setattr(blocked, "_kernel", cache(blocked._kernel.__wrapped__))
+    cpu = torch.device("cpu")
+    assert choose_backend(cpu, torch.float32, 64) == "sdpa"
+    for ask in (
+        lambda: choose_backend(cpu, torch.float32, 64, "blocked"),
+        lambda: BlockedRows(torch.tensor([1, 3]), 5).attend(*tensors(2, 5), 0.2),
+    ):
+        with pytest.raises(UserError, match=r"^BACKEND=blocked cannot be used: .*BACKEND=sdpa$"):
+            ask()
+    engine = Engine(build("llama"))
+    assert engine.backend == "sdpa"
+    engine.full_prefill(random_prompt(3, [20], 5))
 
 
 @pytest.mark.parametrize("form", ["single", "paged", "paged-fa3"])

@@ -16,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCau
 
 from models.errors import UserError
 from models.load import gguf as conversion
+from models.load import sealed
 from models.load.gguf import convert
 from models.load.source import ModelSource, resolve
 from models.load.tokenizer import encode, frame, load_tokenizer
@@ -120,6 +121,11 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
+def folders(cache):
+    """What lies among the converted models, of any converter."""
+    return [entry for entry in (cache / "models").glob("*/*") if entry.is_dir()]
+
+
 def logits(folder, ids):
     source = ModelSource("tiny", str(folder), is_local=True)
     return load(source, load_tokenizer(source), device="cpu").model(ids).logits
@@ -206,7 +212,7 @@ def test_a_truncated_file_is_one_line_and_leaves_nothing(cache, tmp_path, keep):
     with pytest.raises(UserError, match=r"tiny\.gguf") as raised:
         convert(path)
     assert "\n" not in str(raised.value)
-    assert not [entry for entry in (cache / "models").iterdir() if entry.is_dir()]
+    assert not folders(cache)
 
 
 def test_a_file_that_is_no_gguf_is_one_line(cache, tmp_path):
@@ -284,12 +290,147 @@ def test_a_killed_conversion_leaves_nothing_that_counts_and_is_swept(cache, tmp_
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    left = [entry for entry in (cache / "models").iterdir() if entry.is_dir()]
+    left = folders(cache)
     assert len(left) == 1
     assert left[0].name.startswith(".")
     folder = convert(path)
-    assert [entry for entry in (cache / "models").iterdir() if entry.is_dir()] == [folder]
+    assert folders(cache) == [folder]
     assert (folder / "model.safetensors").is_file()
+
+
+def spoil(folder, how):
+    """Damage a converted folder as a disk, a copy or a hand may."""
+    weights, config = folder / "model.safetensors", folder / "config.json"
+    if how == "truncated weights":
+        os.truncate(weights, weights.stat().st_size - 4)
+    elif how == "flipped weights":
+        flip(weights)
+    elif how == "edited config":
+        config.write_text(config.read_text().replace('"silu"', '"gelu"'))
+    elif how == "missing tokenizer":
+        (folder / "tokenizer.json").unlink()
+    elif how == "foreign file":
+        (folder / "added_tokens.json").write_text('{"x": 1}')
+    else:
+        manifest = folder / "manifest.json"
+        manifest.unlink() if how == "no manifest" else manifest.write_text(how)
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[-100] ^= 0x40
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("small", [True, False])
+@pytest.mark.parametrize(
+    "how",
+    [
+        *("truncated weights", "flipped weights", "edited config", "missing tokenizer"),
+        *("foreign file", "no manifest", "{", "[]", '{"files": {"config.json": 5}}'),
+    ],
+)
+def test_a_damaged_conversion_is_made_again(cache, tmp_path, monkeypatch, capsys, how, small):
+    """Never served; and hashed at each use, or once for each time of change."""
+    monkeypatch.setattr(sealed, "SMALL", 1 << 20 if small else 0)
+    model = tiny()
+    path = write(tmp_path / "tiny.gguf", model)
+    folder = convert(path)
+    wanted = {entry.name: entry.read_bytes() for entry in folder.iterdir()}
+    assert convert(path) == folder
+    capsys.readouterr()
+    spoil(folder, how)
+    assert convert(path) == folder
+    told = [line for line in capsys.readouterr().err.splitlines() if "damaged" in line]
+    assert len(told) == 1
+    assert str(folder) in told[0]
+    assert {entry.name: entry.read_bytes() for entry in folder.iterdir()} == wanted
+    assert folders(cache) == [folder]
+    assert convert(path) == folder
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_what_a_file_manager_leaves_is_no_damage(cache, tmp_path, capsys):
+    path = write(tmp_path / "tiny.gguf", tiny())
+    (convert(path) / ".DS_Store").touch()
+    convert(path)
+    assert "damaged" not in capsys.readouterr().err
+
+
+def test_a_large_file_is_hashed_once(cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(sealed, "SMALL", 20_000)
+    path = write(tmp_path / "tiny.gguf", tiny())
+    folder = convert(path)
+    convert(path)
+    hashed, real = [], sealed._sha256
+    monkeypatch.setattr(sealed, "_sha256", lambda p: hashed.append(p.name) or real(p))
+    convert(path)
+    large = {e.name for e in folder.iterdir() if e.stat().st_size > 20_000}
+    assert "model.safetensors" in large
+    assert {"config.json", "generation_config.json"} <= set(hashed)
+    assert not large & set(hashed)
+
+
+@pytest.mark.parametrize("memo", [b"", b"\xff\xfe", b"0" * 63, b"Z" * 64])
+def test_a_damaged_memory_of_hashes_is_no_hash(cache, tmp_path, memo):
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    wanted = sealed.content_hash(path)
+    (kept,) = (cache / "hashes").iterdir()
+    kept.write_bytes(memo)
+    assert sealed.content_hash(path) == wanted
+    assert kept.read_bytes() == wanted.encode()
+
+
+def test_another_converter_converts_again(cache, tmp_path, monkeypatch):
+    path = write(tmp_path / "tiny.gguf", tiny())
+    folder = convert(path)
+    monkeypatch.setattr(conversion, "converter", lambda: "01234567")
+    other = convert(path)
+    assert other != folder
+    assert other.name == folder.name, "the model keeps its name among inputs and outputs"
+    assert {f.parent for f in folders(cache)} == {folder.parent, other.parent}
+
+
+def test_what_makes_a_converter(monkeypatch, tmp_path):
+    """Its own code and the libraries that it calls, whichever of them changes."""
+    made, read = conversion.converter.__wrapped__, type(tmp_path).read_bytes
+    found = {made()}
+    assert made() in found
+    for package in ("transformers", "gguf"):
+        with monkeypatch.context() as patch:
+            patch.setattr(conversion, "version", lambda p, package=package: f"1{p == package}")
+            found.add(made())
+    for source in ("gguf.py", "tokenizer.py"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                type(tmp_path),
+                "read_bytes",
+                lambda p, source=source: read(p) + (b"#" if p.name == source else b""),
+            )
+            found.add(made())
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_weights_that_are_no_numbers_are_not_converted(cache, tmp_path, bad):
+    model = tiny()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3, 4] = bad
+    path = write(tmp_path / "tiny.gguf", model)
+    with pytest.raises(UserError, match=r"up_proj.*tiny\.gguf hold NaN or infinite values"):
+        convert(path)
+    assert not folders(cache)
+
+
+def test_weights_beyond_half_precision_are_not_converted(cache, tmp_path):
+    """Quantised files are stored as float16, which ends at 65504."""
+    model = tiny()
+    with torch.no_grad():
+        model.model.layers[1].mlp.up_proj.weight[3] = 1e6
+    path = write(tmp_path / "tiny.gguf", model, quantise=gguf.GGMLQuantizationType.Q8_0)
+    with pytest.raises(UserError, match=r"up_proj.*tiny\.gguf hold NaN or infinite values"):
+        convert(path)
 
 
 def test_the_embedded_model_answers_a_question():

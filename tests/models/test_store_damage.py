@@ -261,6 +261,22 @@ def test_keys_and_values_that_are_no_numbers(llama, tmp_path, value, dtype, plac
     assert not folder.exists()
 
 
+def test_one_number_among_many_is_found(llama, tmp_path):
+    """Large tensors are looked through by several threads in pieces."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    captured, meta = random_item(llama)
+    kv = torch.randn(2, 4, 2, 5000, 16)
+    for place in torch.randint(kv.numel(), (40,), generator=torch.Generator().manual_seed(0)):
+        kept = kv.view(-1)[place].item()
+        kv.view(-1)[place] = torch.nan
+        with pytest.raises(UserError, match="NaN"):
+            store.write(tmp_path, Captured(kv, captured.scores), meta)
+        kv.view(-1)[place] = kept
+    torch.set_num_threads(threads)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", store.SCORES)
 def test_scores_that_are_no_numbers(llama, tmp_path, name):
     captured, meta = random_item(llama)

@@ -14,7 +14,6 @@ from data import datasets, inputs
 from tests.stages.harness import (
     DATASET,
     Outcome,
-    Workplace,
     line_of,
     make_rows,
     records,

@@ -88,7 +88,10 @@ def test_an_option_for_all_methods_that_cannot_be(ready, stage, method, option, 
             ("--reuse", "random", "blend_debug", "--check-layer", "9"),
             "REUSE=blend_debug:check_layer=9 looks at layer 9",
         ),
-        (("--reuse", "blend", "--filter-layers", "4"), "REUSE=blend:filter_layers=4 looks at layer 4"),
+        (
+            ("--reuse", "blend", "--filter-layers", "4"),
+            "REUSE=blend:filter_layers=4 looks at layer 4",
+        ),
     ],
 )
 def test_layers_that_the_model_lacks(ready, stage, options, says):

@@ -50,7 +50,7 @@ def test_bad_kvs_of_the_item_that_warms_up(ready):
 
 
 def test_a_token_whose_embedding_is_nan(ready, tmp_path):
-    """Items without it are evaluated, the first with it is refused; the weights differ unseen."""
+    """Items without it are evaluated, the first with it is refused: no fingerprint shows it."""
     rows = [json.loads(line) for line in ready.inputs.read_text(encoding="utf-8").splitlines()]
     tokens = [{t for c in row["tokens"]["chunks"] for t in c} for row in rows]
     longest = max(range(5), key=lambda i: sum(map(len, rows[i]["tokens"]["chunks"])))

@@ -6,7 +6,6 @@ import json
 import re
 import shutil
 from itertools import chain
-from pathlib import Path
 
 import pytest
 import torch
