@@ -76,7 +76,7 @@ sweep: $(READY)  ## stage 3 over a grid of REUSE and RATE: one table, sweep.json
 	$(remember)
 
 report: $(READY)  ## tables over all finished runs of MODEL on DATASET
-	@$(PY) -m eval.report.table $(WHAT) $(FOLDERS)
+	@$(PY) -m eval.report $(WHAT) $(FOLDERS)
 
 # Everything that changes a result is named, so that earlier runs do not change the demo's.
 DEMO := MODEL=smollm2-135m REUSE="no full random debug blend" RATE=0.15 LAST=/dev/null \

@@ -7,7 +7,7 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from eval.report import table as report
+from eval.report import __main__ as report
 from tests.stages.harness import DATASET, make_rows, write_rows
 
 BOTH = f"{DATASET},needle"
