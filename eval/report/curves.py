@@ -36,7 +36,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
 
     Parameters
     ----------
-    sweep : what ``sweep_report.content`` returned.
+    sweep : what ``grid.content`` returned.
     """
     require_finite(sweep["rows"], "a row of the sweep")
     figure = Figure(figsize=(12.5, 5), dpi=DPI, layout="constrained")
