@@ -38,8 +38,8 @@ def _median(times: dict[str, Any] | None) -> str:
 
 
 def _interval(row: Row) -> str:
-    low, high = row["score_ci95"]
-    return f"{low:.1f} to {high:.1f}"
+    low, high = row["score_ci95"] or (None, None)
+    return "-" if low is None else f"{low:.1f} to {high:.1f}"
 
 
 SPEED = "speed-up: median full prefill / median TTFT, KVs in memory"

@@ -32,7 +32,11 @@ def heading(report: Report) -> list[str]:
         f"{config['model']} on {config['dataset']}: {report['n']} of {report['available']} items, "
         f"{report['tokens']['median']:.0f} tokens in the median; {machine(report)}",
         f"full prefill: {report['full_prefill_ms']['median']:.0f} ms TTFT in the median, "
-        f"{report['metric']} {report['full_score']:.1f}"
+        + (
+            "no answers to score"
+            if report["full_score"] is None
+            else f"{report['metric']} {report['full_score']:.1f}"
+        )
         + ("" if load is None else f"; {load:.0f} ms to read KVs from disk"),
     ]
 

@@ -77,8 +77,8 @@ def _line(found: Report) -> Line:
     lead = (
         found["config"]["dataset"] + "*" * (found["note"] is not None),
         str(found["n"]),
-        found["metric"],
-        f"{found['full_score']:.1f}",
+        found["metric"] or "-",
+        SCORE.cell({"score": found["full_score"]}),
     )
     return Line(lead, [_cells(row) for row in found["rows"]])
 
@@ -97,9 +97,9 @@ def _average(title: str, members: Sequence[Report]) -> Line:
         {key: mean([row[key] for row in same]) for key in ("score", "kl_first", "speedup_ready")}
         for same in zip(*(found["rows"] for found in members), strict=True)
     ]
-    full = float(np.mean([found["full_score"] for found in members]))
+    full = SCORE.cell({"score": mean([found["full_score"] for found in members])})
     items = sum(found["n"] for found in members)
-    return Line((title, str(items), "average", f"{full:.1f}"), [_cells(row) for row in rows])
+    return Line((title, str(items), "average", full), [_cells(row) for row in rows])
 
 
 def _by_length(reports: Sequence[Report]) -> list[Line]:
