@@ -245,8 +245,9 @@ def run(stage: str, arguments: Sequence[str]) -> Outcome:
 
 def pasted(line: str) -> Outcome:
     """Run the command that a line ends with, as a shell would read it."""
-    make, stage, *words = shlex.split(line[line.index("make ") :])
-    assert make == "make"
+    found = re.search(rf"make ({'|'.join(STAGES)}) .*", line)
+    assert found, line
+    _, stage, *words = shlex.split(found[0])
     return run(stage, words)
 
 
