@@ -33,7 +33,7 @@ MUTANTS: list[Mutant] = [
     ),
     *in_file(
         "eval/report/figures.py",
-        ("tests/eval/test_finite.py",),
+        ("tests/eval/test_finite_figures.py",),
         ("tables of NaN", "    require_finite(row, name(row))", "    pass"),
     ),
     *in_file(

@@ -33,7 +33,7 @@ OWN = {"question": "Who came first?", "context": "The river is old. " * 30, "ans
 @pytest.fixture
 def odd(tmp_path, model_folder, rows_folder) -> Workplace:
     """Folders whose names a shell, Make and a list of words could each misread."""
-    root = tmp_path / "it's a, \"b\" $HOME $(x) #1"
+    root = tmp_path / 'it\'s a, "b" $HOME $(x) #1'
     model = shutil.copytree(model_folder, root / "models" / "tiny=1")
     return Workplace(root / "work", model, shutil.copytree(rows_folder, root / "rows"))
 
@@ -88,7 +88,7 @@ def test_the_command_that_builds_a_missing_file(odd, monkeypatch, stage, name, o
     assert f"precompute: all {count} items are complete" in odd.ok(*call).out
 
 
-@pytest.mark.parametrize("more", [[], ["PROMPT=Read {context} and say it's \"{question}\" for $1"]])
+@pytest.mark.parametrize("more", [[], ['PROMPT=Read {context} and say it\'s "{question}" for $1']])
 def test_the_command_for_documents_of_one_s_own(own, monkeypatch, more):
     line = vanishing(own, monkeypatch, "kvs.pt", "eval", "REUSE=random", *more)
     outcome = pasted(line)
@@ -129,7 +129,9 @@ def test_the_command_of_a_gate_that_failed(odd, monkeypatch):
     odd.ok("eval", "REUSE=full")
 
 
-@pytest.mark.parametrize("value", ["a b", "it's", 'say "no"', "$HOME", "$(x)", "$$", "a\\b", "#1;&"])
+@pytest.mark.parametrize(
+    "value", ["a b", "it's", 'say "no"', "$HOME", "$(x)", "$$", "a\\b", "#1;&"]
+)
 def test_a_command_survives_shell_and_make(tmp_path, value):
     (tmp_path / "Makefile").write_text('precompute:\n\t@printf "%s" "$$MAKEFLAGS"\n')
     given = [f"KVS={value}", f"PROMPT={value} {{context}}", "LIMIT=3"]
