@@ -16,6 +16,7 @@ from eval.analysis.summary import summarize
 from eval.config import EvalConfig
 from eval.evaluator import Evaluator
 from eval.folder import RunFolder
+from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
 from models.code import code_digest
@@ -77,6 +78,12 @@ def evaluate_dataset(
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
     return results
+
+
+def check_metrics(config: EvalConfig) -> None:
+    """Refuse an unknown metric before anything is loaded."""
+    for dataset in config.datasets():
+        scores.check(dataset.metric)
 
 
 def check_room(session: Session, max_new_tokens: int) -> None:

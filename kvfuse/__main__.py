@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "report": Command(
         "tables over all finished runs of MODEL on DATASET",
-        "eval.report.table:main",
+        "eval.report.__main__:main",
         "stage.config:StageConfig",
     ),
     "gate": Command(

@@ -64,11 +64,13 @@ def at(results: Results, wanted: float | None) -> list[dict[str, Any]]:
 
 
 def column(result: dict[str, Any], measure: Measure, full: bool = False) -> list[float] | None:
-    """One value per item; None where an item has none, as oracles have no times."""
+    """One value per item that has one; None where none has, as oracles have no times.
+
+    Whether an item has a score depends on its answers alone, so runs over the same items pair up.
+    """
     read = measure.full if full else measure.value
     values = []
     for item in result["items"]:
         values.append(read(item))
         require_finite(values[-1], f"{method(result)}: a figure of item {item['id']}")
-    known = [value for value in values if value is not None]
-    return known if len(known) == len(values) else None
+    return [value for value in values if value is not None] or None

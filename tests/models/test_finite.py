@@ -194,8 +194,15 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("spec", [*LOOKING, "debug:check=cached", *FUSED])
-def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec):
+PREFIX, CHECKED = (0, 2), (1, 30)  # layer and position: all later rows see it; only deviations
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [(spec, PREFIX) for spec in [*LOOKING, "debug:check=cached", *FUSED]]
+    + [(spec, CHECKED) for spec in ["blend", "blend:blend_gap_source=k", *FUSED]],
+)
+def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec, place):
     """`min_max` of scores with a NaN are all zeros, and ranks of them are ranks."""
 
     @dataclass
@@ -209,7 +216,7 @@ def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec):
             return positions
 
     kv = captured(llama, prompt).kv.clone()
-    kv[:, 0, 0, 2, 2] = math.nan  # of the prefix, which every later row attends to
+    kv[:, place[0], 0, place[1], 2] = math.nan
     watched = Watched(selectors.build(spec))
     with pytest.raises(NotFinite, match=r"the selector's (scores|deviations|attention scores)"):
         llama.engine.fused_prefill(prompt, gate.reader(kv), watched, 0.3, torch.Generator())

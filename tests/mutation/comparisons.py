@@ -98,10 +98,5 @@ MUTANTS: list[Mutant] = [
             'bitorder="little").astype',
             'bitorder="big").astype',
         ),
-        (
-            "overlap's rows and columns swapped",
-            "methods.index(name)][methods.index(reference)]",
-            "methods.index(reference)][methods.index(name)]",
-        ),
     ),
 ]

@@ -69,7 +69,7 @@ MUTANTS: list[Mutant] = [
     ),
     *in_file(
         "eval/analysis/summary.py",
-        ("tests/eval/test_finite.py",),
+        ("tests/eval/test_finite_figures.py",),
         (
             "NaN in a record goes into its summary",
             "        require_finite(record, f\"item {record['id']}\")",
@@ -105,7 +105,7 @@ MUTANTS: list[Mutant] = [
     ),
     *in_file(
         "eval/analysis/fidelity.py",
-        ("tests/eval/test_finite.py",),
+        ("tests/eval/test_finite_figures.py",),
         (
             "a KL of NaN is 0.0",
             "if not math.isfinite(value) or value < BELOW:",
@@ -124,7 +124,7 @@ MUTANTS: list[Mutant] = [
     ),
     *in_file(
         "eval/analysis/finite.py",
-        ("tests/eval/test_finite.py",),
+        ("tests/eval/test_finite_figures.py",),
         ("infinite figures pass", "and not math.isfinite(value):", "and math.isnan(value):"),
     ),
 ]

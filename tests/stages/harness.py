@@ -20,12 +20,12 @@ from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
 import eval.gate as gate_stage
+import eval.report.__main__ as report_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
 from eval.config import EvalConfig, SweepConfig
 from eval.record import from_line
-from eval.report import table as report_stage
 from eval.variants import method_options
 from stage.config import InputsConfig, ModelConfig, PrecomputeConfig, StageConfig
 from stage.options import command

@@ -160,7 +160,8 @@ def test_the_files_of_a_sweep(swept):
 
 def test_sweep_json_has_the_keys_that_scripts_read(swept):
     assert set(swept.content) == {
-        *("note", "environment", "config", "n", "available", "metric", "full_score", "tokens"),
+        *("note", "environment", "config", "n", "available", "suite", "group", "metric"),
+        *("full_score", "tokens"),
         *("full_prefill_ms", "load_ms", "seed", "resamples", "methods", "rates", "rows"),
         *("comparisons", "differences", "overlaps", "alarms"),
     }
