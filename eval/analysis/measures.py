@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from eval.analysis.finite import require_finite
 
 # Float32 logits carry this much of a divergence by rounding alone: r = 1 reaches it, never 0.
@@ -66,9 +68,9 @@ def at(results: Results, wanted: float | None) -> list[dict[str, Any]]:
 def column(result: dict[str, Any], measure: Measure, full: bool = False) -> list[float] | None:
     """One value per item; None where an item has none, as oracles have no times."""
     read = measure.full if full else measure.value
-    values = []
-    for item in result["items"]:
-        values.append(read(item))
-        require_finite(values[-1], f"{method(result)}: a figure of item {item['id']}")
+    values = [read(item) for item in result["items"]]
     known = [value for value in values if value is not None]
+    if not np.isfinite(known).all():
+        named = {f"item {i['id']}": v for i, v in zip(result["items"], values, strict=True)}
+        require_finite(named, f"{method(result)}: a figure")
     return known if len(known) == len(values) else None
