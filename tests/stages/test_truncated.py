@@ -19,5 +19,5 @@ def test_a_prompt_that_just_fits_is_not_truncated(place, shorter, truncated):
     )
     assert sizes[-2] < sizes[-1]
     outcome = place.ok("chunk", "--max-length", sizes[-1] - shorter)
-    assert inputs.read_meta(place.inputs)["truncated"] == truncated
+    assert meta_of(place.inputs)["truncated"] == truncated
     assert f"{sizes[-1] - shorter} at most, {truncated} truncated" in outcome.out
