@@ -147,7 +147,12 @@ def test_attnlink_takes_the_sinks_and_the_question(family, shape):
 
 
 def test_equal_sinks_go_to_the_earlier():
-    assert told(random_prompt(2, [4, 1, 5], 2), "attnlink:chance=none", 0.4, torch.ones(14)) == [2, 3, 4, 5]
+    assert told(random_prompt(2, [4, 1, 5], 2), "attnlink:chance=none", 0.4, torch.ones(14)) == [
+        2,
+        3,
+        4,
+        5,
+    ]
 
 
 @pytest.mark.parametrize("name", ["surprisal_chunk", "attnlink"])
