@@ -2,7 +2,6 @@
 
 import bz2
 import gzip
-import json
 import lzma
 import zipfile
 import zlib
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models.errors import UserError
+from models.sealed import parse
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _CUT_SHORT = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
@@ -56,7 +56,7 @@ def objects(
 
 def _object(line: bytes, where: str, remedy: str, kind: str) -> dict[str, Any]:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = parse(line.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
     except ValueError as error:

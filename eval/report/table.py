@@ -10,6 +10,7 @@ from typing import Any
 
 from data import datasets
 from eval.analysis.finite import require_finite
+from eval.folder import read_result
 from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
@@ -156,8 +157,7 @@ def main(config: StageConfig) -> None:
 def tables(config: StageConfig, dataset: str) -> str:
     """One table per group of runs over the same items."""
     root = Path(config.outputs) / resolve(config.model).name / dataset
-    results = [json.loads(path.read_text(encoding="utf-8")) for path in root.glob("*/result.json")]
-    results = [result for result in results if "oracle" in result]  # others: an earlier version's
+    results = [read_result(path) for path in root.glob("*/result.json")]
     if not results:
         raise UserError(
             f"no finished run in {root}; make one: make eval MODEL={config.model} DATASET={dataset}"

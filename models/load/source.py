@@ -29,6 +29,7 @@ from models.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALIASES = ROOT / "config" / "models.yaml"
+_BAD_YAML = (OSError, yaml.YAMLError, RecursionError)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -182,7 +183,7 @@ def _aliases() -> dict[str, dict[str, str]]:
             (key,) = entry
             if key not in ("hub", "pack") or not isinstance(entry[key], str):
                 raise ValueError(f"{entry} is neither a hub id nor a pack")
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (*_BAD_YAML, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{ALIASES} must map aliases to {{hub: id}} or {{pack: package}}, one each ({reason}); "
