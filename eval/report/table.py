@@ -10,7 +10,7 @@ from typing import Any
 
 from data import datasets
 from eval.analysis.finite import require_finite
-from eval.folder import read_result
+from eval.folder import read_results
 from eval.report import comparison
 from models.errors import UserError
 from models.load.source import resolve
@@ -157,7 +157,7 @@ def main(config: StageConfig) -> None:
 def tables(config: StageConfig, dataset: str) -> str:
     """One table per group of runs over the same items."""
     root = Path(config.outputs) / resolve(config.model).name / dataset
-    results = [read_result(path) for path in root.glob("*/result.json")]
+    results = read_results(root)
     if not results:
         raise UserError(
             f"no finished run in {root}; make one: make eval MODEL={config.model} DATASET={dataset}"

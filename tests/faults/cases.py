@@ -101,9 +101,10 @@ def _unlike(
         found = verdict.results(outcome, METHODS)
     except (OSError, ValueError, AssertionError, KeyError) as error:
         return f"no results: {error}"
-    wanted = stand.found[tree if tree == "converted" else "run"]
+    wanted = stand.found[target.setting]
     if target.expected == FRESH:
-        stand.restore("bare")
+        stand.restore(tree)
+        stand.clear()
         path.unlink()
         if damaged is not None:
             path.write_bytes(damaged)

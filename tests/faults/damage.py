@@ -112,6 +112,12 @@ def folder(hit: Hit) -> None:
     hit.path.mkdir()
 
 
+def endless_link(hit: Hit) -> None:
+    """A link to itself: the system refuses to open it, as it does on a failing disk."""
+    hit.path.unlink()
+    hit.path.symlink_to(hit.path)
+
+
 def not_utf8(hit: Hit) -> None:
     data, place = hit.data, hit.rng.randrange(len(hit.data))
     hit.write(data[:place] + hit.rng.choice([b"\xff", b"\xc3(", b"\xed\xa0\x80"]) + data[place:])
@@ -289,6 +295,13 @@ def other_order(holder: Any, key: Any, rng: Random) -> bool:
     return True
 
 
+def half_character(hit: Hit) -> None:
+    """Half of a surrogate pair: JSON may hold it, UTF-8 may not."""
+    places = [found.start() for found in re.finditer(rb"\w", hit.data)]
+    data, place = hit.data, hit.rng.choice(places)
+    hit.write(data[:place] + hit.rng.choice([b"\\ud83d", b"\\uDE00"]) + data[place:])
+
+
 def reformatted(hit: Hit) -> None:
     """The same document with its keys in another order and other blanks."""
     text = hit.data.decode()
@@ -344,6 +357,7 @@ BYTES: dict[str, Damage] = {
     "byte lost or doubled": shift,
     "missing": remove,
     "a folder instead": folder,
+    "not to be opened": endless_link,
     "nested deeply": nested,
 }
 TEXT: dict[str, Damage] = {
@@ -368,12 +382,13 @@ JSON: dict[str, Damage] = {
     "other value": other_value,
     "NaN or infinity": no_number,
     "list reordered": other_order,
+    "half a character": half_character,
     "reformatted": reformatted,
     "other document": other_document,
 }
 YAML: dict[str, Damage] = {"other value": other_scalar, "line indented": indented}
 # What is always the same damage to a file.
 FIXED = {
-    "emptied", "missing", "a folder instead", "nested deeply", "UTF-16", "byte order mark",
-    "CRLF lines", "reformatted",
+    "emptied", "missing", "a folder instead", "not to be opened", "nested deeply", "UTF-16",
+    "byte order mark", "CRLF lines", "reformatted",
 }  # fmt: skip

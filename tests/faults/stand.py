@@ -13,6 +13,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -23,8 +24,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import eval.__main__ as eval_stage
 from data import datasets
 from eval.config import EvalConfig
-from eval.report import table as report_stage
 from eval.variants import method_options
+from kvfuse.__main__ import COMMANDS
 from models.kv import reader
 from models.load import source, weights
 from stage import session
@@ -75,6 +76,7 @@ SETTINGS = {
     "dtype": Setting(dtype="bfloat16"),
     "weights": Setting(model="other"),
     "rows": Setting(rows_seed=5),
+    "own model": Setting(model="case/model"),
     "converted": Setting(model="tiny.gguf"),
 }
 
@@ -83,9 +85,9 @@ class Stand:
     """Trees of finished work by name, and the case: a copy of one of them.
 
     ``run`` holds all that an evaluation leaves, ``built`` lacks its results, ``begun`` has the
-    first of two items of every method, ``bare`` has nothing but rows, settings and the gate;
-    ``converted`` is as ``built``, of a model that was converted; the others are as ``run``, made
-    with something else.
+    first of two items of every method; ``own model`` holds its model, too, and ``converted`` one
+    that was made from a .gguf file, without results; the others are as ``run``, made with something
+    else.
 
     Attributes
     ----------
@@ -108,7 +110,7 @@ class Stand:
         find, load = session.Unloaded.find, weights.load
 
         def find_once(model: str) -> Any:
-            if model.endswith(".gguf"):
+            if model.endswith(".gguf") or Path(model).is_relative_to(self.case):
                 return find(model)
             if model not in self._unloaded:
                 self._unloaded[model] = find(model)
@@ -151,25 +153,25 @@ class Stand:
             shutil.rmtree(self.case, ignore_errors=True)
             datasets._known.cache_clear()
             self._settle(setting.rows_seed)
+            if name == "own model":
+                shutil.copytree(self.root / "tiny", self.case / "model")
             outcome = self.run("eval", setting)
             assert (outcome.code, outcome.err) == (0, "") or name == "converted", outcome
             self.found[name] = results(outcome, METHODS)
             if name == "run":
                 self.report = self.run("report").out
             self._keep(name)
-        for name in ("built", "begun", "bare"):
+        for name, made in (("built", "run"), ("begun", "run"), ("own model, built", "own model")):
             shutil.rmtree(self.case)
-            shutil.copytree(self.trees["run"], self.case)
+            shutil.copytree(self.trees[made], self.case)
             self._keep(name)
         for path in self.trees["begun"].glob(f"outputs/*/{DATASET}/*/records.jsonl"):
             path.write_bytes(path.read_bytes().splitlines(keepends=True)[0])
             for result in path.parent.glob("result.*"):
                 result.unlink()
-        for name in ("built", "bare", "converted"):
+        for name in ("built", "own model, built", "converted"):
             for path in self.trees[name].glob(f"outputs/*/{DATASET}"):
                 shutil.rmtree(path)
-        shutil.rmtree(self.trees["bare"] / "inputs")
-        shutil.rmtree(self.trees["bare"] / "kvs")
 
     def _settle(self, rows_seed: int) -> None:
         """Rows and settings of a case; rows have two short passages."""
@@ -195,13 +197,19 @@ class Stand:
         reader._verified.clear()
         datasets._known.cache_clear()
 
+    def clear(self) -> None:
+        """Take away all that commands made in the case."""
+        for name in ("inputs", "kvs", "outputs"):
+            shutil.rmtree(self.case / name)
+
     def run(self, stage: str, setting: Setting = SETTINGS["run"]) -> Outcome:
         """Run ``eval`` or ``report`` on the case, as a user would."""
         case = self.case
         words: list[Any] = ["--model", self.root / setting.model, "--dataset", DATASET]
         words += ["--outputs", case / "outputs"]
         if stage == "report":
-            return heard(stage, StageConfig, report_stage.main, words)
+            module, _, name = COMMANDS[stage].main.partition(":")
+            return heard(stage, StageConfig, getattr(import_module(module), name), words)
         words += ["--inputs", case / "inputs", "--kvs", case / "kvs"]
         words += ["--longbench-dir", case / "rows", "--chunk-size", setting.chunk_size]
         words += ["--device", "cpu", "--threads", 1, "--dtype", setting.dtype]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.faults.damage import (
     BYTES,
@@ -15,6 +16,7 @@ from tests.faults.damage import (
     Damage,
     double_line,
     edit_digit,
+    flip,
     from_tree,
     kin,
     peer,
@@ -65,6 +67,12 @@ ITEM = BYTES | TENSORS | SWAPPED | of("chunking", "dtype", "weights", "rows")
 FOLDER = f"kvs/*/{DATASET}*/item_*"
 RUN = f"outputs/*/{DATASET}/*"
 OTHER_RUN = {"of another method": peer} | of("chunking", "dtype", "weights", "rows")
+
+OWN: dict[str, Any] = {
+    "trees": ("own model", "own model, built"),
+    "expected": FRESH,
+    "setting": "own model",
+}
 
 TARGETS = {
     "kvs.pt": Target(f"{FOLDER}/kvs.pt", ITEM, kin=("surprisal.pt", "sinks.pt")),
@@ -130,6 +138,27 @@ TARGETS = {
     "models.yaml": Target(
         "config/models.yaml", BYTES | TEXT | LINES | YAML, trees=("run",), expected=FRESH
     ),
+    "own model's config.json": Target(
+        "model/config.json", BYTES | TEXT | without(JSON, "list reordered"), **OWN
+    ),
+    "own model's stops": Target(
+        "model/generation_config.json", without(JSON, "list reordered", "half a character"), **OWN
+    ),
+    "own model's tokenizer": Target(
+        "model/token*.json",
+        # A vocabulary with one number twice is read in another order at each time.
+        without(BYTES, "bit flipped", "noise")
+        | without(TEXT, "digit edited", "letter edited")
+        | JSON,
+        **OWN,
+    ),
+    # What its bits are is not looked at: the fingerprint reads 256 numbers of each tensor.
+    "own model's weights": Target(
+        "model/model.safetensors",
+        {"bit flipped in the header": flip(0.0, 0.004)}
+        | without(BYTES, "bit flipped", "page zeroed", "noise", "byte lost or doubled"),
+        **OWN,
+    ),
     "converted model": Target(
         "cache/models/*/*/*",
         BYTES | {"of another kind": peer},
@@ -146,4 +175,5 @@ TARGETS = {
         setting="converted",
     ),
 }
-SLOW = {name for name, target in TARGETS.items() if target.setting == "converted"}
+# Of those that load a model, one case each is enough.
+SLOW = {name for name, target in TARGETS.items() if target.setting != "run"}

@@ -29,14 +29,14 @@ from tests.faults.verdict import (
 from tests.stages.harness import Outcome
 
 
-@pytest.mark.parametrize("tree", ["run", "begun", "built", "bare", "converted"])
+@pytest.mark.parametrize("tree", ["run", "begun", "built", "own model", "converted"])
 def test_nothing_is_found_where_nothing_is_damaged(stand, tree):
-    setting = SETTINGS["converted" if tree == "converted" else "run"]
+    setting = tree if tree in SETTINGS else "run"
     stand.restore(tree)
     before = contents(stand.case)
-    outcome = stand.run("eval", setting)
+    outcome = stand.run("eval", SETTINGS[setting])
     assert (outcome.code, outcome.err) == (0, "")
-    assert results(outcome, METHODS) == stand.found["converted" if tree == "converted" else "run"]
+    assert results(outcome, METHODS) == stand.found[setting]
     assert lost(before, stand.case, stand.case / "outputs") is None
 
 
@@ -44,7 +44,8 @@ def test_a_shared_model_is_a_model(stand, monkeypatch):
     """Loaded anew it gives the same results, to the last digit."""
     monkeypatch.setattr(stand, "_unloaded", {})
     monkeypatch.setattr(stand, "_loaded", {})
-    stand.restore("bare")
+    stand.restore("run")
+    stand.clear()
     assert results(stand.run("eval"), METHODS) == stand.found["run"]
 
 
