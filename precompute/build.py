@@ -153,7 +153,7 @@ def _tidy(folder: Path) -> None:
 
 def _size(session: Session, item: Item) -> int:
     """Bytes that an item's present files will give back when they are replaced."""
-    return sum(path.stat().st_size for path in session.folder(item).glob("*.pt"))
+    return sum(path.lstat().st_size for path in session.folder(item).glob("*.pt"))
 
 
 def _free_bytes(folder: Path) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,29 @@ from stage.options import command
 
 
 def main(config: StageConfig) -> None:
-    """Print the tables of every dataset named."""
+    """Print the tables of every dataset named.
+
+    Raises
+    ------
+    UserError : there is no finished run, or some are damaged: the others are printed before.
+    """
+    damaged: list[str] = []
     for dataset in config.datasets():
-        print(f"{tables(config, dataset.name)}\n")
+        root = Path(config.outputs) / resolve(config.model).name / dataset.name
+        results, damage = finished(root)
+        damaged += damage
+        if results:
+            print(f"{tables(results)}\n")
+        elif not damage:
+            raise UserError(f"no finished run in {root}; make one: {config.command('eval')}")
+    if damaged:
+        raise UserError("left out: " + "; ".join(damaged))
 
 
-def tables(config: StageConfig, dataset: str) -> str:
+def tables(results: Sequence[dict[str, Any]]) -> str:
     """One table per group of runs over the same items by the same engine."""
-    root = Path(config.outputs) / resolve(config.model).name / dataset
     groups: dict[str, dict[str, dict[str, Any]]] = {}
-    for result in finished(root):
+    for result in results:
         method = {key: result["config"][key] for key in ("method", "options")}
         same = {key: value for key, value in result["config"].items() if key not in OWN}
         group = groups.setdefault(json.dumps(same, sort_keys=True), {})
@@ -37,22 +51,20 @@ def tables(config: StageConfig, dataset: str) -> str:
                 file=sys.stderr,
             )
         group[name] = result
-    if not groups:
-        raise UserError(f"no finished run in {root}; make one: {config.command('eval')}")
     return "\n\n".join(
         compared([group[name] for name in sorted(group)]) for group in groups.values()
     )
 
 
-def finished(root: Path) -> list[dict[str, Any]]:
-    """Results of the runs in a folder, by their time; damaged ones are told and left out."""
-    results = []
-    for path in sorted(root.glob("*/result.json"), key=lambda path: path.stat().st_mtime_ns):
+def finished(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """Results of the runs in a folder, by their time, and what is wrong with the others."""
+    results, damaged = [], []
+    for path in sorted(root.glob("*/result.json"), key=lambda path: path.lstat().st_mtime_ns):
         try:
             results.append(read_result(path) | {"folder": str(path.parent)})
         except UserError as damage:
-            print(f"report: {damage}; left out", file=sys.stderr)
-    return results
+            damaged.append(str(damage))
+    return results, damaged
 
 
 if __name__ == "__main__":

@@ -114,15 +114,15 @@ def check_supported(config: PreTrainedConfig) -> None:
     if not config.num_hidden_layers > 0:
         raise UserError("config.json says that the model has no layers; mend it")
     rope = getattr(config, "rope_parameters", None) or {}
-    for key, value in rope.items():
-        if key not in ("rope_type", "type") and not _is_number(value):
-            raise UserError(f"rope_parameters.{key} of config.json is {value!r}; mend it")
     rope_type = rope.get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise UserError(
             f"RoPE type '{rope_type}' depends on the prompt's length or is unknown; "
             f"supported are {', '.join(ROPE_TYPES)}"
         )
+    for key, value in rope.items():
+        if key not in ("rope_type", "type") and not _is_number(value):
+            raise UserError(f"rope_parameters.{key} of config.json is {value!r}; mend it")
 
 
 def _is_number(value: Any) -> bool:

@@ -19,8 +19,7 @@ SAYS = re.compile(
 )
 REMEDY = re.compile(
     r"make [a-z]+|FRESH=1|[A-Z_]{4,}=|mend|remove|move it|check|supported are|fetch|rebuild|save"
-    r"|rename|delete"
-    r"|add it|choose from|did you mean|must be|name (a|one|another)|give (a|one|another)"
+    r"|rename|delete|add it|choose from|did you mean|must be|(name|give) (a|one|another)"
 )
 OURS = re.compile(r"^(eval|report|chunk|precompute): |^\*\*\* |^converting |.* is damaged \(.*")
 
