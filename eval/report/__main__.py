@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,7 +60,9 @@ def tables(results: Sequence[dict[str, Any]]) -> str:
 def finished(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     """Results of the runs in a folder, by their time, and what is wrong with the others."""
     results, damaged = [], []
-    for path in sorted(root.glob("*/result.json"), key=lambda path: path.lstat().st_mtime_ns):
+    paths = [folder / "result.json" for folder in root.glob("*")]
+    there = [path for path in paths if os.path.lexists(path)]
+    for path in sorted(there, key=lambda path: path.lstat().st_mtime_ns):
         try:
             results.append(read_result(path) | {"folder": str(path.parent)})
         except UserError as damage:
