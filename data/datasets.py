@@ -93,6 +93,13 @@ def is_own(name: str) -> bool:
     return name not in _known() and name not in suites() and own_files.is_place(name)
 
 
+def spelled(dataset: Dataset) -> str:
+    """What ``DATASET=`` says to name it again: its name, or its place, quoted for a shell."""
+    if dataset.name in _known():
+        return dataset.name
+    return shlex.quote(dataset.parameters["place"])
+
+
 def expand(text: str, own: OwnOptions | None = None) -> list[Dataset]:
     """The datasets that a list of names, suites and files means, in order, none twice.
 

@@ -229,10 +229,14 @@ def read(path: Path, recipe: Recipe) -> Inputs:
         raise UserError(f"{sidecar} is damaged ({place}: {first['msg']})") from None
     except ValueError as error:
         raise UserError(f"{sidecar} is damaged ({error})") from None
+    except NotADirectoryError:  # nothing lies below a file, and writing there will say so
+        raise FileNotFoundError(path) from None
     except IsADirectoryError:
         raise UserError(f"{path} or its sidecar is a folder; move it away") from None
     except PermissionError:
         raise UserError(f"{path} or its sidecar may not be read; check its permissions") from None
+    except OSError as error:
+        raise UserError(f"{path} or its sidecar cannot be read ({error.strerror})") from None
     if meta.recipe != recipe:
         raise UserError(f"{sidecar} was made from something else than its name says")
     if hashlib.sha256(lines).hexdigest() != meta.sha256:

@@ -38,9 +38,10 @@ class Row:
     def __post_init__(self) -> None:
         if self.documents:
             joined = "".join(self.documents)
-            if self.context not in ("", joined):
+            if not self.context:
+                object.__setattr__(self, "context", joined)
+            elif self.context != joined:
                 raise ValueError(f"row {self.id}: the context is not its documents joined")
-            object.__setattr__(self, "context", joined)
         if self.length < 0:
             words = f"{self.question} {self.context} {' '.join(self.answers)}".split()
             object.__setattr__(self, "length", len(words))

@@ -12,7 +12,7 @@ from chunk.build import ensure
 from eval.config import EvalConfig
 from eval.report import overview
 from eval.report import table as report
-from eval.runner import Warm, evaluate_dataset
+from eval.runner import Warm, check_metrics, evaluate_dataset
 from eval.variants import make_variants, method_options
 from stage.options import command
 from stage.session import begin
@@ -20,6 +20,7 @@ from stage.session import begin
 
 def main(config: EvalConfig) -> None:
     """Evaluate every method on every item of every dataset named, and print one table."""
+    check_metrics(config)
     variants, warm = make_variants(config), Warm()
     by_dataset = [
         evaluate_dataset(session, config, variants, warm) for session in begin(config, ensure)

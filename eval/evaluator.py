@@ -77,7 +77,7 @@ class Evaluator:
         return store.StoredItem(
             self.session.folder(item),
             self.session.expected(item),
-            self.session.precompute_command,
+            self.session.precompute_command(self.needs),
         )
 
     def check(self, item: Item) -> None:

@@ -175,12 +175,6 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def read_results(root: Path) -> list[dict[str, Any]]:
-    """The ``result.json`` of every finished run below a folder; raises as :func:`read_result`."""
-    paths = [folder / "result.json" for folder in sorted(root.glob("*"))]
-    return [read_result(path) for path in paths if os.path.lexists(path)]
-
-
 def digest(config: Any) -> str:
     """8 hex over a configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:8]

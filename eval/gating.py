@@ -16,6 +16,7 @@ from models.sealed import parse
 from stage.environment import code, machine
 from stage.session import Session
 
+CODE = code()  # as it was imported: an edit during a long run is not what passed
 ONE_CHUNK = "only one chunk: no item of these inputs has two, so the first check says little"
 
 
@@ -45,7 +46,7 @@ def checked(session: Session) -> dict[str, Any]:
     if not outcome["passed"]:
         raise UserError(
             f"{session.source.name} fails its gate, so no result of it is reported; "
-            f"see make gate MODEL={session.config.model}, and remove {path} to try again"
+            f"remove {path} to try again, and see {session.config.command('gate')}"
         )
     return outcome
 
@@ -101,7 +102,7 @@ def _key(session: Session) -> dict[str, Any]:
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
-        "code": code(),
+        "code": CODE,
         **machine(session.loaded.device),
     }
 

@@ -33,7 +33,7 @@ class Record(BaseModel):
     answers: list[str]
     prediction: str
     score: float | None
-    extra_scores: dict[str, float]
+    extra_scores: dict[str, float | None]
     full_score: float | None
     kl_first: float
     kl_mean: float

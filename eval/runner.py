@@ -16,9 +16,9 @@ from eval.analysis.summary import summarize
 from eval.config import EvalConfig
 from eval.evaluator import Evaluator
 from eval.folder import RunFolder
+from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
-from models import selectors
 from models.code import code_digest
 from models.errors import UserError
 from models.kv import store
@@ -36,7 +36,8 @@ MEASURED_BY = (
     "eval.analysis.fidelity",
     "eval.metrics.scores",
 )
-EVALUATOR = Path(__file__).parent / "evaluator.py"
+# Taken while it is being imported: what is edited during a long run is not what made its records.
+CODE = code_digest(*MEASURED_BY, files=[Path(__file__).parent / "evaluator.py"])
 Runs = list[tuple[Variant, RunFolder]]
 Warm = set[tuple[str, float | None]]
 
@@ -79,15 +80,25 @@ def evaluate_dataset(
     return results
 
 
+def check_metrics(config: EvalConfig) -> None:
+    """Refuse an unknown metric before anything is loaded."""
+    for dataset in config.datasets():
+        scores.check(dataset.metric)
+
+
 def check_room(session: Session, max_new_tokens: int) -> None:
     """Refuse items whose answer would run past the model's positions."""
     longest = max(session.inputs.items, key=lambda item: len(item.prompt))
-    room = session.loaded.max_positions - max_new_tokens
+    holds = session.loaded.max_positions
+    room = holds - max_new_tokens
     if len(longest.prompt) > room:
+        prompts = [item.prompt for item in session.inputs.items]
+        bare = max(len(p) - p.documents[1] + p.documents[0] for p in prompts)
+        shorter = f", or MAX_LENGTH={room}" if room > bare else ""
         raise UserError(
-            f"item {longest.id} has {len(longest.prompt)} tokens; with "
-            f"MAX_NEW_TOKENS={max_new_tokens} the model holds {max(room, 0)}: lower it"
-            + (f", or rebuild the inputs: make chunk MAX_LENGTH={room}" if room > 0 else "")
+            f"MAX_NEW_TOKENS={max_new_tokens} does not fit: item {longest.id} has "
+            f"{len(longest.prompt)} tokens and the model holds {holds}; give "
+            f"{holds - len(longest.prompt)} or less{shorter}"
         )
 
 
@@ -127,8 +138,8 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "dtype": session.engine.modules.dtype_name,
         "device": session.loaded.device.type,
         "backend": session.engine.backend,
-        "code": code_digest(*MEASURED_BY, files=[EVALUATOR]),
-        "method_code": selectors.code_of(variant.selector) if variant.selector else None,
+        "code": CODE,
+        "method_code": variant.code,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
@@ -148,6 +159,7 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     done = sum(len(run_folder.records) for _, run_folder in runs)
     if done:
         print(f"eval: resuming, {done} of {len(items) * len(runs)} results are there")
+    print(f"eval: {session.dataset.name}: {len(todo)} items, {len(runs)} methods", flush=True)
     longest = max(len(item.prompt) for item in items)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]

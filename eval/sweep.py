@@ -14,7 +14,7 @@ from typing import Any
 from eval.config import SweepConfig
 from eval.folder import digest, dumps
 from eval.report import grid as sweep_report
-from eval.runner import Warm, evaluate_dataset
+from eval.runner import Warm, check_metrics, evaluate_dataset
 from eval.variants import make_variants, method_options
 from models.atomic import remove_leftovers, writing
 from stage.options import command
@@ -23,6 +23,7 @@ from stage.session import Session, begin
 
 def main(config: SweepConfig) -> None:
     """Run the grid on every dataset named; each ends with a table, ``sweep.json`` and a picture."""
+    check_metrics(config)
     variants, warm = make_variants(config), Warm()
     for session in begin(config, ensure):
         results = evaluate_dataset(session, config, variants, warm)

@@ -21,11 +21,13 @@ class Variant:
     spec : the method as tables name it, ``no`` for the full prefill.
     selector : None for the full prefill.
     rate : None for a method that does not know one.
+    code : hash of the selector's source, as it runs.
     """
 
     spec: str
     selector: selectors.BaseSelector | None
     rate: float | None
+    code: str | None = None
 
     @property
     def oracle(self) -> bool:
@@ -44,8 +46,8 @@ def make_variants(config: EvalConfig) -> list[Variant]:
 
     Raises
     ------
-    UserError : an unknown method or option, or an option that no chosen method has: it would
-        change nothing.
+    UserError : an unknown method or option; two files of one name; or an option that no chosen
+        method has: it would change nothing.
     """
     found: dict[tuple[str, float | None], Variant] = {}
     for name in config.reuse:
@@ -53,9 +55,11 @@ def make_variants(config: EvalConfig) -> list[Variant]:
             found[name, None] = Variant(name, None, None)
             continue
         selector = selectors.build(name, **config.method_options)
-        spec = selectors.spec_of(selector)
+        spec, code = selectors.spec_of(selector), selectors.code_of(selector)
         for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
-            found.setdefault((spec, rate), Variant(spec, selector, rate))
+            variant = Variant(spec, selector, rate, code)
+            if type(found.setdefault((spec, rate), variant).selector) is not type(selector):
+                raise UserError(f"REUSE={name}: another method {spec} is named too; rename a file")
     known = {key for v in found.values() if v.selector for key in v.selector.identity()}
     for name in config.method_options:
         if name not in known:

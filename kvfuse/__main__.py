@@ -57,7 +57,7 @@ COMMANDS = {
     ),
     "report": Command(
         "tables over all finished runs of MODEL on DATASET",
-        "eval.report.table:main",
+        "eval.report.__main__:main",
         "stage.config:StageConfig",
     ),
     "gate": Command(
@@ -123,7 +123,8 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     if command.announces:
         check_names(**{**defaults, **_named(arguments)})
     config_class = _found(command.config)
-    more = _found(command.more) if command.more else None
+    place = command.more
+    more = (lambda config: _found(place)(config)) if place else None  # it brings torch in
     config = parse(config_class, arguments, more, **defaults)
     unnamed = [option for option in options_of(config_class) if option not in config.given]
     how = f"name it after the {'target' if by_make else 'command'}"

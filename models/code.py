@@ -31,6 +31,12 @@ def code_digest(*modules: str, files: Iterable[Path] = ()) -> str:
     return digest.hexdigest()[:12]
 
 
+def text_digest(source: bytes) -> str:
+    """12 hex over a source that is no module of this project, and all that it imports of it."""
+    known = [module for module in _imported(source) if _path(module) is not None]
+    return hashlib.sha256(source + code_digest(*known).encode()).hexdigest()[:12]
+
+
 @cache
 def sources(module: str) -> frozenset[Path]:
     """The files of ``module`` and of everything of this project that it imports, however deep."""
@@ -40,7 +46,7 @@ def sources(module: str) -> frozenset[Path]:
         path = _path(pending.pop())
         if path is not None and path not in found:
             found.add(path)
-            pending += _imported(path)
+            pending += _imported(path.read_bytes())
     return frozenset(found)
 
 
@@ -51,9 +57,9 @@ def _path(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imported(path: Path) -> Iterator[str]:
-    """Modules that a file imports, and the packages that they are in."""
-    for node in ast.walk(ast.parse(path.read_bytes())):
+def _imported(source: bytes) -> Iterator[str]:
+    """Modules that a source imports, and the packages that they are in."""
+    for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

@@ -14,7 +14,6 @@ from models.choice import choose
 from models.finite import require_finite
 from models.flight import Flight
 from models.kv.cache import FusedCache
-from models.kv.rotary import rotate_keys_
 from models.kv.transfer import LayerStream
 from models.modules import Modules
 from models.probe import Probe
@@ -199,10 +198,11 @@ class Engine:
             ids = torch.tensor(prompt.ids, device=self.device)
             rotary = self._rotary(n)
             cos, sin = rotary[0][0], rotary[1][0]
+            rotate_ = self.modules.family.rotate_cached_
             if stream is None:
-                rotate_keys_(kv[0], cos, sin)
+                rotate_(kv[0], cos, sin)
             else:
-                stream.prepare = lambda layer: rotate_keys_(kv[0, layer : layer + 1], cos, sin)
+                stream.prepare = lambda layer: rotate_(kv[0, layer : layer + 1], cos, sin)
             watch.lap("rotate")
 
             def launch(positions: Tensor) -> Flight:

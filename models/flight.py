@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from models.attention.registry import rows_for
 from models.errors import UserError
@@ -106,8 +105,7 @@ class Flight:
         states = self.modules.project(self.layer, self.hidden[:, rows], what)
         if what == "v":
             return states
-        cos, sin = self.cos[:, rows], self.sin[:, rows]
-        return apply_rotary_pos_emb(states[None], states[None], cos, sin)[0][0]
+        return self.modules.family.rotate(states, self.cos[:, rows], self.sin[:, rows])
 
     def head(self) -> Tensor:
         """Logits of the last row only, ``[vocabulary]``, float32."""

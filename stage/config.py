@@ -53,11 +53,11 @@ class StageConfig:
     def command(self, stage: str, **changes: Any) -> str:
         """The Make command that runs ``stage`` with everything that this call was given.
 
-        Options that ``stage`` does not have are left out; ``changes`` replace or add,
-        and None takes away.
+        Options that a stage of :data:`STAGES` does not have are left out; ``changes`` replace or
+        add, and None takes away.
         """
         named = {"model": self.model, "dataset": self.dataset} | self.given | changes
-        known = options_of(STAGES[stage])
+        known = options_of(STAGES.get(stage, type(self)))
         texts = {n: shlex.quote(str(text)) for n, text in named.items() if text is not None}
         words = [f"{name.upper()}={text}" for name, text in texts.items() if name in known]
         return " ".join(["make", stage, *words])

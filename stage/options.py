@@ -66,6 +66,8 @@ class Option:
         if not text.strip():
             raise UserError(f"{self.variable}= has no value; leave it out for its default")
         raw: Any = words(text, self.variable) if self.is_list else text
+        if not raw:
+            raise UserError(f"{self.variable}={text!r} names nothing; leave it out for its default")
         try:
             return TypeAdapter(self.hint).validate_python(raw)
         except ValidationError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +16,6 @@ from data import inputs
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
 from models.engine import Engine
-from models.errors import UserError
 from models.kv import store
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import fingerprint, load_tokenizer
@@ -86,7 +85,7 @@ class Session:
     def kv_root(self) -> Path:
         """Where this dataset's KV files lie: by the dataset's name, where all else is default.
 
-        Other chunks, other generated rows and another dtype get a folder of their own, so that
+        Other chunks, prompts, generated rows and another dtype get a folder of their own, so that
         going from one setting to another and back rebuilds nothing.
         """
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
@@ -100,16 +99,22 @@ class Session:
         """Where one item's KV files lie."""
         return self.kv_root / f"item_{item.id}"
 
-    @property
-    def precompute_command(self) -> str:
-        """What rebuilds this dataset's KV files."""
-        return self.config.command("precompute", dataset=self.dataset.name)
+    def precompute_command(self, scores: Sequence[str]) -> str:
+        """What rebuilds these KV files and scores.
+
+        All datasets are named as they were: a name of its own or an option that goes with another
+        of them need not stand alone.
+        """
+        return self.config.command("precompute", **dict.fromkeys(scores, 1))
 
 
 def changed(config: InputsConfig) -> dict[str, Any]:
     """The options that decide an item's tokens, chunks and id, as far as they are not default."""
     default = defaults_of(InputsConfig)
-    names = ("chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir")
+    names = (
+        "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
+        "question", "documents", "prompt",
+    )  # fmt: skip
     values = {name: getattr(config, name) for name in names}
     return {name: value for name, value in values.items() if value != default[name]}
 
@@ -128,7 +133,7 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
 
     Raises
     ------
-    UserError : the model cannot be had, or an item is longer than the model can hold.
+    UserError : the model cannot be had.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -143,10 +148,4 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
         found = kept or inputs.read(inputs.item_path(config.inputs, recipe), recipe)
         if found.note:
             print(f"*** {found.note} ***", file=sys.stderr)
-        for item in found.items:
-            if len(item.prompt) > loaded.max_positions:
-                raise UserError(
-                    f"item {item.id} has {len(item.prompt)} tokens and {config.model} holds "
-                    f"{loaded.max_positions}; set MAX_LENGTH={loaded.max_positions} or less"
-                )
         yield Session(unloaded, loaded, engine, dataset, found, config)

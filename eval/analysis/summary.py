@@ -18,6 +18,8 @@ MEANS = ("kl_first", "kl_mean", "top1_agreement")
 def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) -> dict[str, Any]:
     """Summary of one run's records, with 95% bootstrap intervals over items.
 
+    Scores are those of the ``scored`` items, which have answers; None where there are none.
+
     Times are in milliseconds, scores out of 100; a time that was not measured, and everything that
     follows from it, is None. ``ttft_parts_ms`` are those of the item whose cold TTFT is the median
     (of the middle two, their mean), so that they sum to that median; ``ttft_parts_ready_ms``
@@ -49,20 +51,22 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
     times = {when: column("ttft_ms", when) for when in ("cold", "ready")}
     tpot = [value for value in column("tpot_ms") if value is not None]
     ready_parts = [part for part in column("ttft_parts_ready_ms") if part is not None]
-    score, full_score = column("score"), column("full_score")
-    retention = ratio(score, full_score, seed)
+    scored = [r for r in records if r["score"] is not None and r["full_score"] is not None]
+    score, full_score = ([record[key] for record in scored] for key in ("score", "full_score"))
+    retention = ratio(score, full_score, seed) if scored else {"estimate": None, "ci95": None}
     summary = {
         "n": len(records),
         "metric": dataset.metric,
         "suite": dataset.suite,
         "group": dataset.group,
-        "score": float(np.mean(score)),
+        "scored": len(scored),
+        "score": _mean(score),
         "extra_scores": {
-            name: float(np.mean(column("extra_scores", name))) for name in dataset.extra_metrics
+            name: _mean([r["extra_scores"][name] for r in scored]) for name in dataset.extra_metrics
         },
         "score_by_length": by_length(records) if dataset.suite == "longbench-e" else None,
-        "score_ci95": list(bootstrap(score, seed)),
-        "full_score": float(np.mean(full_score)),
+        "score_ci95": list(bootstrap(score, seed)) if scored else None,
+        "full_score": _mean(full_score),
         "retention": retention["estimate"],
         "retention_ci95": retention["ci95"],
         "delta_kv": _by_layer(column("delta_kv")),
@@ -85,6 +89,10 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         summary[name] = float(np.mean(column(name)))
         summary[f"{name}_ci95"] = list(bootstrap(column(name), seed))
     return summary
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def _known(values: Sequence[float | None]) -> bool:

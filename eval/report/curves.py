@@ -36,7 +36,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
 
     Parameters
     ----------
-    sweep : what ``sweep_report.content`` returned.
+    sweep : what ``grid.content`` returned.
     """
     require_finite(sweep["rows"], "a row of the sweep")
     figure = Figure(figsize=(12.5, 5), dpi=DPI, layout="constrained")
@@ -47,7 +47,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
     _panel(left, sweep, lines, "kl_mean", floor)
     _panel(right, sweep, lines, "score", None)
     left.set_ylabel("KL along the full prefill's answer (nats)")
-    right.set_ylabel(f"{sweep['metric']} (out of 100)")
+    right.set_ylabel(f"{sweep['metric'] or 'score'} (out of 100)")
     right.set_title("Score", fontsize=10)
     title = "Distance from the full prefill"
     if floor is None:
@@ -127,7 +127,7 @@ def _panel(
     axes.grid(axis="y", color="0.9", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    if measure == "score":
+    if measure == "score" and sweep["full_score"] is not None:
         axes.axhline(sweep["full_score"], color="black", lw=1.2, label="full prefill")
     for row in sweep["rows"]:
         if row["method"] in RATELESS and row[measure] is not None:

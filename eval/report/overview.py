@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-from eval.analysis.finite import require_finite
-from eval.report.table import label, summary_of
+from eval.analysis.measures import Results
+from eval.report.columns import KL_FIRST, SCORE, SPEEDUP
+from eval.report.figures import Report, Row, name, report
+from eval.report.layout import machine, wrapped
+from stage.columns import columns as aligned
 
+COLUMNS = (SCORE, KL_FIRST._replace(name="KL"), SPEEDUP._replace(name="x"))
 LEGEND = (
     "full, score: the dataset's own metric, out of 100, of the full prefill and of the method; KL: "
-    "the first token's\ndistance (nats) from the full prefill's distribution; x: speed-up of TTFT, "
+    "the first token's distance (nats) from the full prefill's distribution; x: speed-up of TTFT, "
     "KVs in memory. Averages weigh datasets alike."
 )
-Results = Sequence[dict[str, Any]]
+
+
+class Line(NamedTuple):
+    """One line of the table: what it is of, and the cells of each method."""
+
+    lead: tuple[str, ...]
+    cells: list[list[str]]
 
 
 def table(by_dataset: Sequence[Results]) -> str:
@@ -25,79 +35,96 @@ def table(by_dataset: Sequence[Results]) -> str:
     ----------
     by_dataset : for each dataset the results of all methods, in the same order.
     """
-    for results in by_dataset:
-        for result in results:
-            require_finite(summary_of(result), f"{result['config']['dataset']}, {label(result)}")
-    first = by_dataset[0]
-    config, env = first[0]["config"], first[0]["environment"]
-    lines = [
-        f"{config['model']}: {len(by_dataset)} datasets; {config['dtype']}, {config['backend']} "
-        f"attention, {env['device']}, {env['threads']} threads",
-        "",
-        f"{'dataset':<24}{'n':>5}  {'metric':<18}{'full':>6}"
-        + "".join(f"{name:^22}" for name in map(label, first)),
-        " " * 51 + "".join(f"{'score':>8}{'KL':>7}{'x':>6} " for _ in first),
-    ]
-    suites = list(dict.fromkeys(results[0]["suite"] for results in by_dataset))
-    for suite in suites:
-        members = [results for results in by_dataset if results[0]["suite"] == suite]
-        for group in dict.fromkeys(results[0]["group"] for results in members):
-            inside = [results for results in members if results[0]["group"] == group]
-            lines += [_row(results) for results in inside]
+    reports = [report(results) for results in by_dataset]
+    blank = Line(("",) * 4, [[""] * len(COLUMNS)] * len(reports[0]["rows"]))
+    lines = [_head(reports[0])]
+    for suite in dict.fromkeys(found["suite"] for found in reports):
+        members = [found for found in reports if found["suite"] == suite]
+        for group in dict.fromkeys(found["group"] for found in members):
+            inside = [found for found in members if found["group"] == group]
+            lines += [_line(found) for found in inside]
             if len(inside) > 1:
                 lines.append(_average(f"= {group}", inside))
         if len(members) > 1:
-            lines += [_average(f"== {suite}", members), ""]
-    lines += _lengths(by_dataset)
-    notes = sum(results[0]["note"] is not None for results in by_dataset)
-    if notes:
-        lines += [
-            f"*** marked *: {notes} ran on BUILT-IN SAMPLES, NOT THE BENCHMARK; no score "
-            "of theirs compares with a published one ***",
-            "",
-        ]
-    return "\n".join([*lines, LEGEND])
-
-
-def _cells(results: Results) -> list[tuple[float, float, float]]:
-    ready = [result["speedup"]["ready"] for result in results]
-    return [
-        (result["score"], result["kl_first"], np.nan if speedup is None else speedup)
-        for result, speedup in zip(results, ready, strict=True)
+            lines += [_average(f"== {suite}", members), blank]
+    by_length = _by_length(reports)
+    if lines[-1] is blank:
+        lines.pop()
+    lines += [blank, *by_length] if by_length else []
+    samples = sum(found["note"] is not None for found in reports)
+    note = (
+        f"*** marked *: {samples} ran on BUILT-IN SAMPLES, NOT THE BENCHMARK; no score of theirs "
+        "compares with a published one ***"
+    )
+    methods = [name(row) + "*" * row["oracle"] for row in reports[0]["rows"]]
+    text = [
+        f"{reports[0]['config']['model']}: {len(reports)} datasets; {machine(reports[0])}",
+        "",
+        *_lay_out(lines, methods),
+        *(["", note] if samples else []),
+        "",
+        *wrapped(LEGEND),
     ]
+    return "\n".join(text)
 
 
-def _format(name: str, n: int, metric: str, full: float, cells: Sequence[Sequence[float]]) -> str:
-    columns = "".join(
-        f"{s:>8.1f}{kl:>7.3f}" + (f"{'-':>6} " if np.isnan(x) else f"{x:>5.2f}x ")
-        for s, kl, x in cells
+def _head(first: Report) -> Line:
+    names = [column.name for column in COLUMNS]
+    return Line(("dataset", "n", "metric", "full"), [names for _ in first["rows"]])
+
+
+def _line(found: Report) -> Line:
+    lead = (
+        found["config"]["dataset"] + "*" * (found["note"] is not None),
+        str(found["n"]),
+        found["metric"] or "-",
+        SCORE.cell({"score": found["full_score"]}),
     )
-    return f"{name:<24}{n:>5}  {metric:<18}{full:>6.1f}{columns}".rstrip()
+    return Line(lead, [_cells(row) for row in found["rows"]])
 
 
-def _row(results: Results) -> str:
-    first = results[0]
-    name = first["config"]["dataset"] + ("*" if first["note"] else "")
-    return _format(name, first["n"], first["metric"], first["full_score"], _cells(results))
+def _cells(row: Row) -> list[str]:
+    return [column.cell(row) for column in COLUMNS]
 
 
-def _average(name: str, members: Sequence[Results]) -> str:
-    means = np.mean([_cells(results) for results in members], axis=0)
-    full = float(np.mean([results[0]["full_score"] for results in members]))
-    return _format(
-        name, sum(results[0]["n"] for results in members), "average", full, means.tolist()
-    )
+def _average(title: str, members: Sequence[Report]) -> Line:
+    """Mean of the members' figures, method by method; none where a member has none."""
+
+    def mean(values: list[float | None]) -> float | None:
+        return None if None in values else float(np.mean(np.asarray(values, dtype=float)))
+
+    rows = [
+        {key: mean([row[key] for row in same]) for key in ("score", "kl_first", "speedup_ready")}
+        for same in zip(*(found["rows"] for found in members), strict=True)
+    ]
+    full = SCORE.cell({"score": mean([found["full_score"] for found in members])})
+    items = sum(found["n"] for found in members)
+    return Line((title, str(items), "average", full), [_cells(row) for row in rows])
 
 
-def _lengths(by_dataset: Sequence[Results]) -> list[str]:
+def _by_length(reports: Sequence[Report]) -> list[Line]:
     """LongBench-E's scores by length of the context, averaged over its datasets."""
-    tasks = [results for results in by_dataset if results[0]["score_by_length"]]
+    tasks = [found["rows"] for found in reports if found["rows"][0]["score_by_length"]]
     lines = []
     for band in tasks[0][0]["score_by_length"] if tasks else ():
-        scores = [
-            [results[i]["score_by_length"][band] for results in tasks] for i in range(len(tasks[0]))
-        ]
-        known = [[score for score in column if score is not None] for column in scores]
-        cells = "".join(f"{np.mean(c):>8.1f}{'':14}" if c else f"{'-':>8}{'':14}" for c in known)
-        lines.append(f"{'LongBench-E ' + band:<51}{cells}".rstrip())
-    return [*lines, ""] if lines else []
+        cells = []
+        for same in zip(*tasks, strict=True):
+            known = [s for row in same if (s := row["score_by_length"][band]) is not None]
+            score = float(np.mean(known)) if known else None
+            cells.append([SCORE.cell({"score": score}), *[""] * (len(COLUMNS) - 1)])
+        lines.append(Line((f"LongBench-E {band}", "", "", ""), cells))
+    return lines
+
+
+def _lay_out(lines: Sequence[Line], methods: Sequence[str]) -> list[str]:
+    """The methods' names above their columns."""
+    blocks = [["", *aligned([line.lead for line in lines], "<><>")]]
+    for place, method in enumerate(methods):
+        blocks.append([method, *aligned([line.cells[place] for line in lines], ">")])
+    padded = []
+    for title, *body in blocks:
+        width = max(map(len, body))
+        inner = [f"{line:<{width}}" for line in body]
+        width = max(width, len(title))
+        padded.append([f"{title:^{width}}", *(f"{line:>{width}}" for line in inner)])
+    return ["   ".join(row).rstrip() for row in zip(*padded, strict=True)]

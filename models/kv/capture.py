@@ -137,11 +137,10 @@ def _hooks(modules: Modules, kv: Tensor, source: Tensor, target: Tensor) -> Iter
 
     handles = []
     try:
-        for i, layer in enumerate(modules.layers):
-            attention = layer.self_attn
-            key_source = getattr(attention, "k_norm", attention.k_proj)
+        for i in range(len(modules.layers)):
+            key_source, value_source = modules.family.sources(i)
             handles.append(key_source.register_forward_hook(keep(kv[0, i])))
-            handles.append(attention.v_proj.register_forward_hook(keep(kv[1, i])))
+            handles.append(value_source.register_forward_hook(keep(kv[1, i])))
         yield
     finally:
         for handle in handles:

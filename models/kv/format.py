@@ -138,7 +138,8 @@ def write(folder: Path, captured: Captured, meta: dict[str, Any]) -> int:
     UserError : NaN or infinity among the tensors, told before anything is written; the folder
         cannot be written; the disk is full.
     """
-    for what, tensor in [*captured.scores.items(), ("keys/values", captured.kv)]:
+    kv = captured.kv.cpu()
+    for what, tensor in [*captured.scores.items(), ("keys/values", kv)]:
         if not _finite(tensor):
             raise UserError(
                 f"the model computed NaN or infinite {what} for {folder}; set DTYPE=float32, and "
@@ -148,7 +149,7 @@ def write(folder: Path, captured: Captured, meta: dict[str, Any]) -> int:
     for name, scores in captured.scores.items():
         content = {"scores": scores, "chunk_ranges": meta["spans"][1:-1], "meta": meta}
         size += _write_one(folder, name, content)
-    return size + _write_one(folder, "kv", {"kv": captured.kv.cpu(), "meta": meta})
+    return size + _write_one(folder, "kv", {"kv": kv, "meta": meta})
 
 
 def _finite(tensor: Tensor) -> bool:

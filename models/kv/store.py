@@ -64,8 +64,7 @@ class StoredItem:
         return self._scores[name]
 
     def _read(self, kind: str, verify: bool = False) -> Tensor:
-        remedy = self.remedy if kind == "kv" else f"{self.remedy} {kind.upper()}=1"
-        return read(self.folder / file_name(kind), self.expected, remedy, kind, verify)
+        return read(self.folder / file_name(kind), self.expected, self.remedy, kind, verify)
 
     def forget(self) -> bool | None:
         """Drop the files from memory and from the page cache.

@@ -29,13 +29,14 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
 from models.errors import UserError
+from models.family import FAMILIES
 from models.finite import require_finite
 from models.load.sealed import content_hash, seal, trouble
 from models.load.source import cache_dir, quiet
 from models.load.tokenizer import stop_ids
 
 SOURCES = ("gguf.py", "tokenizer.py")  # what a converted folder's content is decided by
-ARCHITECTURES = ("llama", "mistral", "qwen2", "qwen3")
+ARCHITECTURES = tuple(FAMILIES)
 _FLOATS = {
     GGMLQuantizationType.F32: torch.float32,
     GGMLQuantizationType.F16: torch.float16,

@@ -15,10 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from models.errors import UserError
+from models.family import FAMILIES
 from models.load.source import ModelSource, fetch
 from models.load.tokenizer import stop_ids
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3")
 ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALLER = "use a smaller model, MODEL=smollm2-135m, or DTYPE=bfloat16"

@@ -32,9 +32,8 @@ class Selector(BaseSelector):
 
     A chunk's attention sums to 1, so that each token of a short chunk draws more. ``chance`` says
     by what a token's share is divided: ``length``, the mean share in its chunk; ``place``, its
-    share if every token attended evenly to itself and those before it; ``none``, nothing. Measured
-    (12 HotpotQA items, SmolLM2-135M, passages and 512-token chunks) ``none`` came closest to the
-    full prefill, and ``place`` hardly closer than chance.
+    share if every token attended evenly to itself and those before it; ``none``, nothing. What the
+    choice does is measured in docs/results.md.
     """
 
     positions: str = option("", "attnlink: JSON file of positions by item id")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, field, fields
+from dataclasses import Field, field, fields, is_dataclass
 from typing import Any
 
 import torch
@@ -94,4 +94,4 @@ def require_layer(layer: int) -> None:
 
 def option_fields(cls: Any) -> list[Field[Any]]:
     """The fields of a selector that a user may set."""
-    return [field for field in fields(cls) if field.init]
+    return [found for found in fields(cls) if found.init] if is_dataclass(cls) else []

@@ -15,12 +15,11 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import NoneType
+from types import ModuleType, NoneType
 from typing import Any, get_args, get_type_hints
 
-from models.code import code_digest
+from models.code import code_digest, text_digest
 from models.errors import UserError
 from models.selectors.base import BaseSelector, option_fields
 
@@ -30,15 +29,14 @@ BOOLEANS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "n
 SUPPORT = ("base", "spec", "shares")  # modules of this folder that are no methods
 GROUP = "kvfuse.selectors"
 _REGISTERED: dict[str, type[BaseSelector]] = {}
+_LOADED: dict[str, str] = {}  # modules made of files elsewhere: hashes of what was run
 # A colon begins an option only where a name follows, so a path may hold colons.
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
 
 
 def names() -> list[str]:
     """All methods that ``REUSE`` takes by name, the full prefill included."""
-    found = (module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    methods = (name for name in found if name not in SUPPORT)
-    return sorted({FULL_PREFILL, *methods, *_entry_points(), *_REGISTERED})
+    return sorted({*_built_in(), *_entry_points(), *_REGISTERED})
 
 
 def register(name: str, cls: type[BaseSelector]) -> None:
@@ -141,12 +139,20 @@ def spec_of(selector: BaseSelector) -> str:
 
 
 def code_of(selector: BaseSelector) -> str:
-    """Hash of the source that a selector's choices depend on: its file, and what that imports."""
-    module = type(selector).__module__
-    if module.startswith(f"{__package__}."):
-        return code_digest(module)
-    path = inspect.getsourcefile(type(selector))
-    return code_digest(files=[Path(path)] if path else [])
+    """Hash of the source that a selector's choices depend on: its file, and what that imports.
+
+    It is that of the source that runs: an edit that comes later is another selector's.
+    """
+    cls = type(selector)
+    return _LOADED.get(cls.__module__) or _code_of(cls)
+
+
+@cache
+def _code_of(cls: type[BaseSelector]) -> str:
+    if cls.__module__.startswith(f"{__package__}."):
+        return code_digest(cls.__module__)
+    path = inspect.getsourcefile(cls)
+    return text_digest(Path(path).read_bytes() if path else b"")
 
 
 def _is_path(name: str) -> bool:
@@ -154,23 +160,39 @@ def _is_path(name: str) -> bool:
 
 
 @cache
+def _built_in() -> frozenset[str]:
+    found = {module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)])}
+    return frozenset({FULL_PREFILL, *found.difference(SUPPORT)})
+
+
+@cache
 def _entry_points() -> dict[str, EntryPoint]:
     return {point.name: point for point in entry_points(group=GROUP)}
 
 
-@cache
 def _from_file(path: Path) -> type[BaseSelector]:
-    """The selector of a file outside this folder; its own errors are told in one line."""
+    """The selector of a file outside this folder, as it stands there now."""
     if not path.is_file():
         raise UserError(f"REUSE={path}: no such file; name a file that holds a selector")
-    name = f"kvfuse_selectors_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}.{path.stem}"
-    spec = spec_from_file_location(name, path)
-    assert spec is not None, "it ends in .py"
-    assert spec.loader is not None, "it ends in .py"
-    module = module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look up their annotations there
+    if path.stem in _built_in() | ALIASES.keys():
+        raise UserError(f"REUSE={path}: there is a method {path.stem} already; rename the file")
+    return _from_source(path, path.read_bytes())
+
+
+@cache
+def _from_source(path: Path, source: bytes) -> type[BaseSelector]:
+    """The selector of these bytes; its own errors are told in one line.
+
+    Python's import would take compiled code of an earlier state for a file that was edited within
+    a second.
+    """
+    digest = hashlib.sha256(str(path).encode() + source).hexdigest()
+    module = ModuleType(f"kvfuse_selectors_{digest[:8]}.{path.stem}")
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module  # dataclasses look up their annotations there
     try:
-        spec.loader.exec_module(module)
+        exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
+        _LOADED[module.__name__] = text_digest(source)
     except Exception as error:
         raise UserError(f"REUSE={path}: {type(error).__name__}: {error}; mend the file") from error
     return _checked(getattr(module, "Selector", None), str(path))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +19,7 @@ from bench.__main__ import main
 from bench.config import BenchConfig
 from bench.library import Library
 from models.attention.registry import INTERFACE
-from stage.options import run
+from stage.options import command
 from tests.stages.harness import make_model
 
 LISTED = {
@@ -54,10 +53,9 @@ def outcome(tmp_path_factory):
     (left / "kvs.pt").write_bytes(bytes(10))
     argv += [text for name, value in options.items() for text in (f"--{name}", str(value))]
     with pytest.MonkeyPatch.context() as patch, torch.random.fork_rng():
-        patch.setattr(sys, "argv", argv)
         printed: list[str] = []
         patch.setattr("builtins.print", lambda *x, sep=" ", **_: printed.append(sep.join(x)))
-        run(BenchConfig, main, "bench")
+        assert command("bench", BenchConfig, main, argv[1:]) == 0
     text = "\n".join(printed)
     saved = json.loads((root / "outputs" / "bench" / "bench.json").read_text(encoding="utf-8"))
     return SimpleNamespace(text=text, saved=saved, root=root)

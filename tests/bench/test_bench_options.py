@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from bench.__main__ import main
 from bench.config import BenchConfig, Method
 from models.errors import UserError
-from stage.options import run
+from stage.options import command
 
 
 def config(**options) -> BenchConfig:
@@ -37,11 +35,8 @@ def config(**options) -> BenchConfig:
         (["--model", "nonesuch"], ["nonesuch"]),
     ],
 )
-def test_a_bad_option_is_one_line_and_code_2(monkeypatch, capsys, options, words):
-    monkeypatch.setattr(sys, "argv", ["bench", *options])
-    with pytest.raises(SystemExit) as end:
-        run(BenchConfig, main, "bench")
-    assert end.value.code == 2
+def test_a_bad_option_is_one_line_and_code_2(capsys, options, words):
+    assert command("bench", BenchConfig, main, options) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("bench: ")
     assert "\n" not in error

@@ -11,7 +11,7 @@ from bench.gpu_check import main
 from bench.gpu_config import GpuCheckConfig
 from models.attention import paged
 from models.errors import UserError
-from stage.options import run
+from stage.options import command
 from tests.models.fake_flashinfer import FakeFlashInfer
 
 CPU = torch.device("cpu")
@@ -87,10 +87,7 @@ def test_methods_are_spelled_and_limited_as_in_bench(tmp_path):
 
 def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu_check"])
-    with pytest.raises(SystemExit) as stopped:
-        run(GpuCheckConfig, main, "gpu-check")
-    assert stopped.value.code == 2
+    assert command("gpu-check", GpuCheckConfig, main, []) == 2
     error = capsys.readouterr().err
     assert error.startswith("gpu-check: no CUDA device here; ")
     assert error.count("\n") == 1

@@ -114,6 +114,9 @@ def test_a_long_context_loses_its_middle_to_the_token(splitter, tokenizer, chunk
             limit = frame_length + room
             cut = splitter(chunking=chunking, max_length=limit).prompt(row)
             assert len(cut) == min(limit, len(whole))
+            assert splitter(chunking=chunking, max_length=limit).split(row).lost == max(
+                0, len(ids) - room
+            )
             head, kept, tail = parts(cut)
             assert (head, tail) == (prefix, question)
             kept = list(chain(*kept))
@@ -161,3 +164,32 @@ def test_a_special_token_named_in_a_document_is_ordinary_text(splitter, tokenize
     assert stop not in chain(*chunks)
     assert tokenizer.decode(list(chain(*chunks))) == row.context
     assert question.count(stop) == 1  # the end of the user's turn, from the chat template
+
+
+@pytest.mark.parametrize("chunking", ["token", "passage"])
+def test_documents_are_encoded_and_cut_each_by_itself(splitter, tokenizer, chunking):
+    """Where one text ends inside a token of the whole, two documents share none."""
+    whole = ROWS[0].context
+    texts = (whole[:37], whole[37:38], whole[38:90])
+    row = Row("d", "Which?", documents=texts)
+    alone = [encode(tokenizer, text) for text in texts]
+    split = splitter(chunking=chunking, chunk_size=4)
+    prefix, chunks, question = parts(split.prompt(row))
+    cut = [ids[at : at + 4] for ids in alone for at in range(0, len(ids), 4)]
+    assert chunks == (alone if chunking == "passage" else cut)
+    assert split.measure(row) == len(prefix) + sum(map(len, alone)) + len(question)
+    assert row.context == "".join(texts)
+    short = splitter(chunking=chunking, max_length=split.measure(row) - 3)
+    assert short.split(row).lost == 3
+    assert split.split(row).lost == 0
+
+
+def test_a_context_that_is_not_its_documents_is_refused():
+    assert Row("a", "Who?", "One. Two.", ("One. ", "Two.")).length == 3
+    with pytest.raises(ValueError, match="row a: the context is not its documents joined"):
+        Row("a", "Who?", "One. Two", ("One. ", "Two."))
+
+
+def test_words_are_counted_unless_they_are_given():
+    assert Row("a", "Who came?", "Ilka came.", answers=["Ilka", "she did"]).length == 7
+    assert Row("a", "Who came?", "Ilka came.", length=0).length == 0

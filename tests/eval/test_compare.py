@@ -28,7 +28,7 @@ def result(method, rate=None, score=50.0, kl=0.2, ttft=100.0, *, oracle=False, n
             "full_score": FULL[i],
             "kl_first": k / 2,
             "kl_mean": k,
-            "ttft_ms": {"ready": None if oracle else t, "cold": None},
+            "ttft_ms": {"ready": None if oracle else t, "cold": None if oracle else 2000 - 7 * t},
             "full_prefill_ms": 1000.0 + i,
         }
         for i, (s, k, t) in enumerate(zip(each(score), each(kl), each(ttft), strict=True))
@@ -167,7 +167,7 @@ def test_few_items_are_no_win():
     assert found["ci95"] == [90, 90]
     assert found["p"] == 2 / 2**5
     assert found["verdict"] == "not told apart"
-    assert "5 items are too few" in table(results, 0)
+    assert "5 items are too few" in " ".join(table(results, 0).split())
     assert "too few" not in table([result("random", 0.15), result("debug", 0.15)], 0)
 
 
@@ -204,7 +204,8 @@ def test_the_table():
     assert max(map(len, lines)) <= 150
     assert lines[0].split("  ")[0] == "method"
     rows = {line.split()[0]: line for line in lines[1:5]}
-    assert list(rows) == ["full", "random", "debug", "oracle_kv*"]
+    assert list(rows) == ["full", "random", "debug", "oracle_kv"]
+    assert rows["oracle_kv"].startswith("oracle_kv 0.15* ")
     low, high = bootstrap(ups, 0)
     (row,) = [d for d in differences(results, 0, SHOWN).rows if d["method"] == "debug"]
     score, kl = (row["to"]["random"][name] for name in ("score", "kl_mean"))
@@ -237,6 +238,17 @@ def test_every_rate_has_its_rows():
         ["debug", "0.3"],
     ]
     assert rates(results) == [0.1, 0.3]
+
+
+def test_a_method_without_a_rate_is_named_with_the_rate_that_it_is_compared_at():
+    results = [result(name, rate) for rate in (0.1, 0.3) for name in ("random", "debug")]
+    lines = table([result("full"), *results], 0).splitlines()
+    assert [line.split("  ")[0] for line in lines[1:7]] == [
+        *("full (at 0.1)", "random 0.1", "debug 0.1"),
+        *("full (at 0.3)", "random 0.3", "debug 0.3"),
+    ]
+    alone = table([result("full"), *results[:2]], 0).splitlines()
+    assert [line.split("  ")[0] for line in alone[1:4]] == ["full", "random 0.1", "debug 0.1"]
 
 
 def test_p_is_corrected_over_all_that_the_table_shows():

@@ -9,7 +9,7 @@ import torch
 from torch.distributions import Categorical
 from torch.distributions import kl_divergence as torch_kl
 
-from eval.analysis.fidelity import agreement, kl_divergence
+from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 
 
 def test_a_worked_case():
@@ -33,6 +33,23 @@ def test_a_shift_of_logits_is_no_distance():
     logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
     assert kl_divergence(logits, logits) == 0
     assert kl_divergence(logits, logits + 3) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5])
+def test_along_an_answer_it_is_the_mean_over_its_tokens(tokens):
+    a, b = torch.randn(2, tokens, 50, generator=torch.Generator().manual_seed(tokens))
+    p, q = Categorical(logits=a.double()), Categorical(logits=b.double())
+    assert mean_kl(a, b) == pytest.approx(float(torch_kl(p, q).mean()), rel=1e-9)
+    assert mean_kl(b, a) == pytest.approx(float(torch_kl(q, p).mean()), rel=1e-9)
+
+
+def test_answers_of_another_length_are_refused():
+    logits = torch.zeros(3, 50)
+    with pytest.raises(ValueError, match="shorter"):
+        mean_kl(logits, logits[:2])
+    for rows in (1, 2):
+        with pytest.raises(ValueError, match="do not predict 3 tokens"):
+            agreement(logits[:rows], [0, 0, 0])
 
 
 def test_far_apart_is_large_and_finite():

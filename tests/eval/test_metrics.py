@@ -2,7 +2,7 @@
 
 import pytest
 
-from eval.metrics.scores import METRICS, score
+from eval.metrics.scores import METRICS, check, score
 from models.errors import UserError
 
 STRINGS = [
@@ -105,6 +105,54 @@ def test_qa_f1_chinese(prediction: str, answer: str, expected: float) -> None:
 )
 def test_rouge_l_english(prediction: str, answer: str, expected: float) -> None:
     assert points("rouge_l", prediction, answer) == pytest.approx(expected, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("metric", "prediction", "answer", "expected"),
+    [
+        # Lin's own example (2004, section 3.1): "police the gunman" of 4 and 4 words
+        ("rougeL", "police kill the gunman", "police killed the gunman", 1.0),  # kill is its stem
+        ("rougeL", "the gunman shot police", "police killed the gunman", 0.5),
+        ("rougeL", "the gunman police shot", "police killed the gunman", 0.5),
+        ("rouge1", "the gunman police shot", "police killed the gunman", 0.75),
+        # of 3 and 3 pairs of words only "the gunman" is common
+        ("rouge2", "the gunman police shot", "police killed the gunman", 1 / 3),
+        # a word counts as often as both have it: 2 of 4 and 2 of 2
+        ("rouge1", "no no no no", "no no", 2 * 0.5 * 1.0 / 1.5),
+        ("rougeL", "no no no no", "no no", 2 * 0.5 * 1.0 / 1.5),
+        # case and punctuation are no part of a word, unlike LongBench's
+        ("rougeL", "The code: KX-9052!", "the code kx 9052", 1.0),
+        ("rouge2", "one", "one", 0.0),
+        ("rouge1", "", "police", 0.0),
+        ("rouge1", "police", "...", 0.0),
+    ],
+)
+def test_rouge_of_rouge_score(metric, prediction, answer, expected) -> None:
+    assert points(metric, prediction, answer) == pytest.approx(expected)
+
+
+def test_rouge_of_rouge_score_in_chinese_is_over_words() -> None:
+    """The package itself keeps a to z and 0 to 9 only, so that every Chinese answer scores 0."""
+    # 北京 is 1 of 1 and 1 of 3 words
+    assert points("rougeL", "北京。", "我爱北京。", language="zh") == pytest.approx(0.5)
+    assert points("rouge1", "北京爱我", "我爱北京。", language="zh") == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("metric", ["rouge1", "rouge2", "rougeL"])
+def test_a_reference_of_which_rouge_sees_nothing_is_refused(metric: str) -> None:
+    with pytest.raises(UserError, match=f"{metric} sees no word in the reference 'Москва'"):
+        points(metric, "Москва", "Москва")
+
+
+def test_the_language_of_own_answers_is_found() -> None:
+    def f1(prediction: str, *answers: str) -> float:
+        return points("qa_f1", prediction, *answers, language="auto")
+
+    # 我 / 爱 / 北京 against 北京, as in Chinese; one word of one as in English
+    assert f1("我爱北京", "北京") == pytest.approx(0.5)
+    assert f1("the tower", "a tower") == 1.0
+    assert f1("the Python 3", "Python 3 今") == points("qa_f1", "the Python 3", "Python 3 今")
+    assert f1("1950", "1950") == 1.0
 
 
 def test_rouge_l_chinese_is_over_words() -> None:
@@ -241,6 +289,15 @@ def test_score_is_the_best_reference_in_percent() -> None:
     assert score("qa_f1", "Toronto", answers, language="en", first_line=False) == pytest.approx(50)
 
 
+@pytest.mark.parametrize("metric", [None, *sorted(METRICS)])
+def test_nothing_is_scored_without_answers_or_without_a_metric(metric: str | None) -> None:
+    """Not 0, which would count in a mean."""
+    options = {"language": "en", "first_line": False, "all_classes": CLASSES}
+    assert score(metric, "Toronto", [], **options) is None
+    if metric is None:
+        assert score(None, "Toronto", ["Toronto"], **options) is None
+
+
 def test_score_of_the_first_line() -> None:
     prediction = "\n\nAnna is late.\nDialogue: more"
     assert points("rouge_l", prediction, "Anna is late.", first_line=True) == pytest.approx(1)
@@ -269,3 +326,9 @@ def test_bounds_and_order_of_references(metric: str, language: str) -> None:
 def test_unknown_metric_names_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"unknown metric 'bleu'.*qa_f1, retrieval"):
         points("bleu", "a", "a")
+    with pytest.raises(UserError, match="unknown metric 'bleu'"):
+        score("bleu", "a", [], language="en", first_line=False)
+    with pytest.raises(UserError, match="unknown metric 'bleu'"):
+        check("bleu")
+    for metric in (None, *METRICS):
+        check(metric)

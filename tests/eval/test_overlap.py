@@ -8,7 +8,8 @@ import random
 import numpy as np
 import pytest
 
-from eval.analysis.overlap import decode, matrices, matrix, share, table
+from eval.analysis.overlap import decode, matrices, matrix, share
+from eval.report.overlaps import table
 
 
 def encode(chosen: set[int], documents: int) -> str:

@@ -1,4 +1,4 @@
-"""One stand for all cases."""
+"""One stand for all cases of a file; what it patches is put back before the next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.faults.stand import Stand, workroom
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def stand() -> Iterator[Stand]:
     with workroom() as room, Stand(Path(room)).ready() as made:
         yield made

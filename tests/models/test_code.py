@@ -77,3 +77,13 @@ def test_the_engine_brings_its_attention_and_no_method_of_its_own():
     names = {path.relative_to(code.ROOT).as_posix() for path in code.sources("models.engine")}
     assert {"models/attention/blocked.py", "models/kv/rotary.py", "models/flight.py"} <= names
     assert "models/selectors/debug.py" not in names
+
+
+def test_a_source_of_its_own_counts_with_what_it_imports_of_ours(tree):
+    source = b"import torch\nfrom models import late\n"
+    before = code.text_digest(source)
+    assert code.text_digest(source + b"# changed\n") != before
+    (tree / "models" / "other.py").write_text("x = 1\n")
+    assert code.text_digest(source) == before
+    (tree / "models" / "late.py").write_text("x = 1\n")
+    assert code.text_digest(source) != before

@@ -11,7 +11,7 @@ import torch
 from models import gate, selectors
 from models.engine import Engine
 from models.finite import NotFinite, is_finite, require_finite
-from models.kv.capture import Captured, capture
+from models.kv.capture import capture
 from models.probe import Probe
 from models.selectors import BaseSelector, top_k
 from tests.conftest import build, random_prompt
@@ -80,21 +80,27 @@ def test_one_bad_weight_stops_everything(where, bad):
     assert not outcome.passed
     assert [check.passed for check in outcome.checks] == [False] * 3
     assert [check.distance for check in outcome.checks] == [math.inf] * 3
+    assert [check.tokens_equal for check in outcome.checks] == [False] * 3
 
 
 @pytest.mark.parametrize("kind", [0, 1])
 @pytest.mark.parametrize("bad", BAD)
 def test_bad_keys_and_values_are_refused_even_where_the_logits_hide_them(llama, prompt, kind, bad):
-    """An infinite key against the query gets no attention at all, and nothing else shows it."""
+    """A key may be infinitely far from every query: it gets no attention, and nothing shows it."""
     good = captured(llama, prompt)
-    for layer in (0, 3):
-        kv = good.kv.clone()
-        kv[kind, layer, 1, 20, 3] = bad
-        stored = Captured(kv, good.scores)
-        with pytest.raises(NotFinite, match=r"the (logits|KVs) hold"):
-            llama.engine.fused_prefill(
-                prompt, gate.reader(stored.kv), selectors.make("full"), 0.0, torch.Generator()
-            )
+    deaf = llama.engine.modules.layers[3].self_attn.register_forward_hook(
+        lambda module, args, out: (torch.zeros_like(out[0]), *out[1:])
+    )
+    try:
+        for layer, what in ((0, "(logits|KVs)"), (3, "KVs")):
+            kv = good.kv.clone()
+            kv[kind, layer, 1, 20, 3] = bad
+            with pytest.raises(NotFinite, match=rf"the {what} hold"):
+                llama.engine.fused_prefill(
+                    prompt, gate.reader(kv), selectors.make("full"), 0.0, torch.Generator()
+                )
+    finally:
+        deaf.remove()
     assert fuse(llama, prompt, "full", 0.0).logits.isfinite().all()
 
 
@@ -189,8 +195,15 @@ FUSED = [
 ]
 
 
-@pytest.mark.parametrize("spec", [*LOOKING, "debug:check=cached", *FUSED])
-def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec):
+PREFIX, CHECKED = (0, 2), (1, 30)  # layer and position: all later rows see it; only deviations
+
+
+@pytest.mark.parametrize(
+    ("spec", "place"),
+    [(spec, PREFIX) for spec in [*LOOKING, "debug:check=cached", *FUSED]]
+    + [(spec, CHECKED) for spec in ["blend", "blend:blend_gap_source=k", *FUSED]],
+)
+def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec, place):
     """`min_max` of scores with a NaN are all zeros, and ranks of them are ranks."""
 
     @dataclass
@@ -204,7 +217,7 @@ def test_a_selector_that_meets_a_nan_does_not_choose(llama, prompt, spec):
             return positions
 
     kv = captured(llama, prompt).kv.clone()
-    kv[:, 0, 0, 2, 2] = math.nan  # of the prefix, which every later row attends to
+    kv[:, place[0], 0, place[1], 2] = math.nan
     watched = Watched(selectors.build(spec))
     with pytest.raises(NotFinite, match=r"the selector's (scores|deviations|attention scores)"):
         llama.engine.fused_prefill(prompt, gate.reader(kv), watched, 0.3, torch.Generator())

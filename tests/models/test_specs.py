@@ -189,7 +189,6 @@ def test_the_code_of_a_selector_is_its_file(own_file):
 )
 def test_a_file_that_is_no_selector(own_file, text, told):
     own_file.write_text(text, encoding="utf-8")
-    selectors.spec._from_file.cache_clear()
     with pytest.raises(UserError, match=told):
         selectors.build(str(own_file))
 

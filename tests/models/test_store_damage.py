@@ -64,9 +64,8 @@ def refuse(folder: Path, meta: dict, kind: str, told: str = "") -> None:
     scores = [] if kind == "kv" else [kind]
     assert not store.is_complete(folder, meta, scores)
     assert store.condition(folder, meta, scores) == "damaged"
-    remedy = REMEDY if kind == "kv" else f"{REMEDY} {kind.upper()}=1"
     path = re.escape(str(path_of(folder, kind)))
-    line = rf"^{path} is damaged \(.*{told}.*\); rebuild it: {remedy}$"
+    line = rf"^{path} is damaged \(.*{told}.*\); rebuild it: {REMEDY}$"
     with pytest.raises(UserError, match=line):
         store.StoredItem(folder, meta, REMEDY).check(scores)
 
@@ -260,6 +259,22 @@ def test_keys_and_values_that_are_no_numbers(llama, tmp_path, value, dtype, plac
     with pytest.raises(UserError, match=told):
         store.write(folder, captured, meta)
     assert not folder.exists()
+
+
+def test_one_number_among_many_is_found(llama, tmp_path):
+    """Large tensors are looked through by several threads in pieces."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    captured, meta = random_item(llama)
+    kv = torch.randn(2, 4, 2, 5000, 16)
+    for place in torch.randint(kv.numel(), (40,), generator=torch.Generator().manual_seed(0)):
+        kept = kv.view(-1)[place].item()
+        kv.view(-1)[place] = torch.nan
+        with pytest.raises(UserError, match="NaN"):
+            store.write(tmp_path, Captured(kv, captured.scores), meta)
+        kv.view(-1)[place] = kept
+    torch.set_num_threads(threads)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", store.SCORES)

@@ -8,7 +8,10 @@ import hashlib
 import io
 import json
 import random
-from dataclasses import dataclass
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +20,14 @@ from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
 import eval.gate as gate_stage
+import eval.report.__main__ as report_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
 from eval.config import EvalConfig, SweepConfig
+from eval.record import from_line
 from eval.variants import method_options
-from stage.config import InputsConfig, ModelConfig, PrecomputeConfig
+from stage.config import InputsConfig, ModelConfig, PrecomputeConfig, StageConfig
 from stage.options import command
 from tests.conftest import build
 
@@ -33,6 +38,7 @@ STAGES = {
     "eval": (EvalConfig, eval_stage.main, method_options),
     "sweep": (SweepConfig, sweep_stage.main, method_options),
     "gate": (ModelConfig, gate_stage.main, None),
+    "report": (StageConfig, report_stage.main, None),
 }
 VOCABULARY = 480
 CHAT_TEMPLATE = (
@@ -148,38 +154,40 @@ class Outcome:
 
 @dataclass
 class Workplace:
-    """One model, one folder of rows, and folders of its own for what the stages make."""
+    """One model, one folder of rows, and folders of its own for what the stages make.
+
+    ``settings`` are named in every call that does not name them itself: prompts of the tiny rows
+    would be one chunk otherwise.
+    """
 
     root: Path
     model: Path
-    rows: Path
+    rows: Path | None
+    settings: dict[str, Any] = field(default_factory=lambda: {"chunk_size": 24})
+
+    def given(self, stage: str) -> dict[str, Any]:
+        """What a call names unless told otherwise; None stands for what it leaves out."""
+        folders = {name: self.root / name for name in ("inputs", "kvs", "outputs")}
+        given = {"model": self.model, "dataset": DATASET, **folders}
+        if stage != "report":
+            given |= {"longbench_dir": self.rows, **self.settings}
+        if stage not in ("report", "chunk"):
+            given |= {"device": "cpu", "threads": 1}
+        if stage in ("eval", "sweep"):
+            given |= {"max_new_tokens": 4}
+        return {name: value for name, value in given.items() if value is not None}
 
     def argv(self, stage: str, *options: Any) -> list[str]:
         """The stage's command line; what ``options`` name overrides what is given here."""
-        given = {
-            "--model": self.model,
-            "--dataset": DATASET,
-            "--inputs": self.root / "inputs",
-            "--kvs": self.root / "kvs",
-            "--outputs": self.root / "outputs",
-            "--longbench-dir": self.rows,
-            "--chunk-size": 24,
-        }
-        if stage != "chunk":
-            given |= {"--device": "cpu", "--threads": 1}
-        if stage in ("eval", "sweep"):
-            given |= {"--max-new-tokens": 4}
-        named = [str(option) for option in options]
-        rest = [str(x) for key, value in given.items() if key not in named for x in (key, value)]
-        return [f"{stage}/__main__.py", *rest, *named]
+        words = [str(option) for option in options]
+        named = set(map(_named, words))
+        given = self.given(stage).items()
+        rest = [f"{name.upper()}={value}" for name, value in given if name not in named]
+        return [f"{stage}/__main__.py", *rest, *words]
 
     def run(self, stage: str, *options: Any) -> Outcome:
         """Run a stage in this process, as ``python -m <stage>`` would."""
-        config, main, more = STAGES[stage]
-        out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = command(stage, config, main, self.argv(stage, *options)[1:], more)
-        return Outcome(code, out.getvalue(), err.getvalue())
+        return run(stage, self.argv(stage, *options)[1:])
 
     def ok(self, stage: str, *options: Any) -> Outcome:
         """Run a stage that must succeed."""
@@ -195,7 +203,7 @@ class Workplace:
     @property
     def kvs(self) -> Path:
         """The folder of the items' KV folders; the one made last where there are several."""
-        return max((self.root / "kvs").glob(f"*/{DATASET}-*"), key=_age)
+        return max((self.root / "kvs").glob(f"*/{DATASET}*"), key=_age)
 
     def kv_files(self) -> dict[str, Path]:
         """Every item's ``kvs.pt`` by item id."""
@@ -216,14 +224,37 @@ class Workplace:
         return json.loads((self.runs()[method] / "result.json").read_text(encoding="utf-8"))
 
 
+def _named(word: str) -> str:
+    """The option that a word of a command line names, if it names one."""
+    option = re.match(r"--([\w-]+)|([A-Z_]+)=", word)
+    return (option[1] or option[2]).replace("-", "_").lower() if option else ""
+
+
 def _age(path: Path) -> int:
     return path.stat().st_mtime_ns
 
 
+def run(stage: str, arguments: Sequence[str]) -> Outcome:
+    """Run a stage with this command line and no other word."""
+    config, main, more = STAGES[stage]
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = command(stage, config, main, arguments, more)
+    return Outcome(code, out.getvalue(), err.getvalue())
+
+
+def pasted(line: str) -> Outcome:
+    """Run the command that a line ends with, as a shell would read it."""
+    found = re.search(rf"make ({'|'.join(STAGES)}) .*", line)
+    assert found, line
+    _, stage, *words = shlex.split(found[0])
+    return run(stage, words)
+
+
 def records(run_folder: Path) -> list[dict[str, Any]]:
-    """The records of a run, in the file's order."""
-    lines = (run_folder / "records.jsonl").read_text(encoding="utf-8").splitlines()
-    return [json.loads(line) for line in lines]
+    """The records of a run, in the file's order, each as its seal says."""
+    lines = (run_folder / "records.jsonl").read_bytes().splitlines()
+    return list(map(from_line, lines))
 
 
 def timeless(record: dict[str, Any]) -> dict[str, Any]:

@@ -12,46 +12,30 @@ from pathlib import Path
 import pytest
 import torch
 
-from data import inputs as inputs_file
-from eval.evaluator import Evaluator
+from eval.record import from_line
 from models import selectors
-from tests.stages.harness import (
-    line_of,
-    make_model,
-    make_tokenizer,
-    records,
-    refused,
-    snapshot,
-)
+from models.sealed import seal, unseal
+from tests.stages.harness import line_of, records, refused, snapshot, timeless
 
-
-def reseal(path: Path, rows: list[dict], **changes: object) -> None:
-    """Write inputs with a valid seal, as if stage 1 had made them so."""
-    meta = inputs_file.read_meta(path)
-    assert meta is not None
-    inputs_file.write(path, rows, {k: v for k, v in (meta | changes).items() if k != "sha256"})
-
-
-def rows_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+STAGES = ["chunk", "precompute", "eval", "sweep", "gate"]
 
 
 # Names
 
 
-@pytest.mark.parametrize("stage", ["chunk", "precompute", "eval"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_unknown_model(ready, stage):
     line = refused(ready, stage, "--model", "smolm2-135")
     assert "unknown model 'smolm2-135'" in line
     assert "smollm2-135m" in line
 
 
-@pytest.mark.parametrize("stage", ["chunk", "precompute", "eval"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_model_folder_that_does_not_exist(ready, stage):
     assert "no such folder" in refused(ready, stage, "--model", "./nowhere/model")
 
 
-@pytest.mark.parametrize("stage", ["chunk", "precompute", "eval"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_unknown_dataset(ready, stage):
     line = refused(ready, stage, "--dataset", "2wikimqq")
     assert "unknown dataset '2wikimqq'" in line
@@ -69,8 +53,34 @@ def test_a_method_like_no_other_lists_them_all(ready):
     assert all(name in line for name in [*selectors.names(), "a3", "cacheblend"])
 
 
-def test_an_option_that_does_not_exist(ready):
-    assert "--no-such-option" in refused(ready, "eval", "--no-such-option", "1")
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("LIMITS=2", "unknown variable LIMITS: did you mean LIMIT?"),
+        ("--limits=2", "unknown variable LIMITS: did you mean LIMIT?"),
+        ("limit=2", "variables are upper case: LIMIT=2"),
+        ("LIMIT=", "LIMIT= has no value; leave it out for its default"),
+        ("--limit", "--limit has no value"),
+        ("ONLY_IF_MISSING=1", "unknown variable ONLY_IF_MISSING: see --help"),
+        ("CHECK_OPTIONS=1", "unknown variable CHECK_OPTIONS"),
+        ("2wikimqa", "'2wikimqa' is neither VARIABLE=value nor --option"),
+    ],
+)
+def test_a_word_that_is_no_option(ready, stage, word, says):
+    assert says in refused(ready, stage, word)
+
+
+@pytest.mark.parametrize("stage", ["chunk", "precompute", "gate"])
+def test_an_option_of_a_later_stage(ready, stage):
+    assert "unknown variable REUSE" in refused(ready, stage, "REUSE=full")
+
+
+@pytest.mark.parametrize("stage", ["eval", "sweep"])
+@pytest.mark.parametrize("word", ["RATIO=.5", "CHECK_LAYERS=1", "LEGOK=3"])
+def test_an_option_near_to_one_of_a_method(ready, stage, word):
+    line = refused(ready, stage, word)
+    assert f"unknown variable {word.partition('=')[0]}: did you mean " in line
 
 
 # Numbers
@@ -83,7 +93,7 @@ def test_rate_outside_0_to_1(ready, rate):
     assert "rate" in line.lower()
 
 
-@pytest.mark.parametrize("stage", ["chunk", "precompute", "eval"])
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize("limit", ["0", "-3", "many"])
 def test_limit_below_1(ready, stage, limit):
     line = refused(ready, stage, "--limit", limit)
@@ -103,8 +113,7 @@ def test_limit_below_1(ready, stage, limit):
     ],
 )
 def test_chunk_options_that_cannot_be(ready, option, value, says):
-    options = [option, value] if option != "--chunk-size" else ["--chunk_size", value]
-    assert says in refused(ready, "chunk", *options)
+    assert says in refused(ready, "chunk", option, value)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +123,8 @@ def test_chunk_options_that_cannot_be(ready, option, value, says):
         (("--check-layer", "-1"), "CHECK_LAYER=-1"),
         (("--seed", "-1"), "SEED=-1"),
         (("--reuse", "blend", "--blend-gap-source", "q"), "k or v"),
-        (("--reuse", ","), "REUSE"),
+        (("REUSE=,",), "REUSE"),
+        (("RATE=,",), "RATE"),
         (("--threads", "0"), "THREADS=0"),
         (("--threads", "100000"), "THREADS=100000"),
         (("--device", "gpu9"), "device"),
@@ -128,76 +138,26 @@ def test_eval_options_that_cannot_be(ready, options, says):
 
 def test_a_check_layer_that_the_model_lacks(ready):
     line = refused(ready, "eval", "--reuse", "debug", "--check-layer", "9")
-    assert "0 to 3" in line
+    assert "REUSE=debug:check_layer=9 looks at layer 9: the model has layers 0 to 3" in line
 
 
-# Inputs
-
-
-@pytest.mark.parametrize("stage", ["precompute", "eval"])
-def test_inputs_missing(place, stage):
-    line = refused(place, stage)
-    assert "missing" in line
-    assert "make chunk" in line
-
-
-@pytest.mark.parametrize("stage", ["precompute", "eval"])
-def test_inputs_that_their_sidecar_does_not_describe(ready, stage):
-    path = ready.inputs
-    path.write_bytes(path.read_bytes().replace(b"the river", b"the rivet", 1))
-    line = refused(ready, stage)
-    assert str(path) in line
-    assert "make chunk" in line
-
-
-@pytest.mark.parametrize("stage", ["precompute", "eval"])
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"format": 99}'])
-def test_a_damaged_sidecar(ready, stage, content):
-    inputs_file.meta_path(ready.inputs).write_bytes(content)
-    assert "sidecar" in refused(ready, stage)
-
-
-@pytest.mark.parametrize("stage", ["precompute", "eval"])
-def test_inputs_of_another_tokenizer(ready, tmp_path, stage):
-    ready.model = Path(shutil.copytree(ready.model, tmp_path / "elsewhere" / "tiny"))
-    theirs, ours = ready.inputs.parent, ready.root / "inputs" / name_of(ready.model)
-    theirs.rename(ours)
-    tokenizer = make_tokenizer()
-    tokenizer.add_tokens(["Orsel"])
-    tokenizer.save_pretrained(ready.model)
-    assert "another tokenizer" in refused(ready, stage)
-
-
-def name_of(model: Path) -> str:
-    from models.load.source import resolve
-
-    return resolve(str(model)).name
+# Rows and models
 
 
 def test_no_longbench_and_the_sample_refused(place, monkeypatch):
     monkeypatch.delenv("LONGBENCH_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(place.root))
-    line = refused(place, "chunk", "--longbench-dir", "", "--sample", "false")
+    place.rows = None
+    line = refused(place, "chunk", "--sample", "false")
     assert "SAMPLE=0" in line
     assert "LONGBENCH_DIR" in line
-
-
-def test_an_item_longer_than_the_model(ready):
-    path = ready.inputs
-    rows = rows_of(path)
-    rows[1]["tokens"]["chunks"].append([7] * 1100)
-    reseal(path, rows)
-    for stage in ("precompute", "eval"):
-        line = refused(ready, stage)
-        assert rows[1]["id"] in line
-        assert "1024" in line
 
 
 def test_an_answer_longer_than_the_model(ready):
     assert "MAX_NEW_TOKENS=1000" in refused(ready, "eval", "--max-new-tokens", "1000")
 
 
-@pytest.mark.parametrize("stage", ["chunk", "precompute", "eval"])
+@pytest.mark.parametrize("stage", STAGES)
 def test_a_model_with_a_sliding_window(ready, tmp_path, stage):
     folder = Path(shutil.copytree(ready.model, tmp_path / "window" / "tiny"))
     config = json.loads((folder / "config.json").read_text())
@@ -207,145 +167,7 @@ def test_a_model_with_a_sliding_window(ready, tmp_path, stage):
         "sliding_window": 64,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    ready.inputs.parent.rename(ready.root / "inputs" / name_of(folder))
     assert "sliding window of 64" in refused(ready, stage, "--model", folder)
-
-
-# KVs
-
-
-def truncated(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def emptied(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-def another_file(path: Path) -> None:
-    path.write_text("These are no KVs.\n")
-
-
-def a_folder(path: Path) -> None:
-    path.unlink()
-    path.mkdir()
-
-
-def a_dict_without_meta(path: Path) -> None:
-    torch.save({"kv": torch.zeros(1)}, path)
-
-
-def a_bare_tensor(path: Path) -> None:
-    torch.save(torch.zeros(3), path)
-
-
-@pytest.mark.parametrize(
-    "damage", [truncated, emptied, another_file, a_folder, a_dict_without_meta, a_bare_tensor]
-)
-def test_damaged_kvs_are_refused_by_eval_and_rebuilt_by_precompute(ready, prepared, damage):
-    path = ready.kv_files()[ready.ids()[3]]
-    damage(path)
-    line = refused(ready, "eval")
-    assert str(path) in line
-    assert "make precompute" in line
-    if damage is a_folder:
-        return  # what is no file of ours is not removed
-    assert "1 of 5" in ready.ok("precompute").out
-    assert snapshot(ready.kvs) == snapshot(prepared.kvs)
-
-
-def edited(path: Path, change: object) -> None:
-    """The file with ``change`` applied to its meta."""
-    content = torch.load(path)
-    change(content["meta"])
-    torch.save(content, path)
-
-
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        (lambda meta: meta.update(weights="0" * 16), "weights"),
-        (lambda meta: meta.update(format=0), "format"),
-        (lambda meta: meta["rope"].update(rope_theta=5e5), "rope.rope_theta"),
-        (lambda meta: meta.update(tokens="0" * 64), "tokens"),
-        (lambda meta: meta["spans"].pop(), "spans"),
-        (lambda meta: meta.pop("dtype"), "dtype"),
-        (lambda meta: meta["chunking"].update(sink=[5]), "chunking.sink"),
-    ],
-)
-def test_kvs_of_something_else_are_named_by_their_field(ready, change, field):
-    path = ready.kv_files()[ready.ids()[2]]
-    edited(path, change)
-    line = refused(ready, "eval")
-    assert f"{field} is" in line
-    assert "make precompute" in line
-
-
-def test_kvs_of_another_model(ready, tmp_path):
-    make_model(tmp_path / "other" / "tiny", seed=8)
-    os.rename(ready.kvs.parent, ready.root / "kvs" / name_of(tmp_path / "other" / "tiny"))
-    os.rename(ready.inputs.parent, ready.root / "inputs" / name_of(tmp_path / "other" / "tiny"))
-    line = refused(ready, "eval", "--model", tmp_path / "other" / "tiny")
-    assert "weights is" in line
-    assert "make precompute" in line
-
-
-@pytest.mark.parametrize("option", [("--chunk_size", "31"), ("--chunking", "passage")])
-def test_kvs_of_another_chunking(ready, option):
-    ready.ok("chunk", *option)
-    line = refused(ready, "eval")
-    assert "chunking." in line
-    assert "make precompute" in line
-    assert "5 of 5" in ready.ok("precompute").out
-    ready.ok("eval")
-
-
-def test_kvs_of_another_dtype(ready):
-    line = refused(ready, "eval", "--dtype", "bfloat16")
-    assert "dtype is float32" in line
-    assert "DTYPE=bfloat16" in line
-
-
-def test_kvs_missing_before_eval(ready):
-    path = ready.kv_files()[ready.ids()[4]]
-    path.unlink()
-    line = refused(ready, "eval")
-    assert f"{path} is missing" in line
-    assert "make precompute" in line
-
-
-@pytest.mark.parametrize("damage", [truncated, Path.unlink])
-def test_kvs_that_vanish_while_eval_runs(ready, prepared, monkeypatch, damage):
-    victim = ready.kv_files()[ready.ids()[2]]
-    original = Evaluator.record
-
-    def record(self, item, method, reference):
-        if item.id == ready.ids()[1]:
-            damage(victim)
-        return original(self, item, method, reference)
-
-    monkeypatch.setattr(Evaluator, "record", record)
-    line = line_of(ready.run("eval", "--reuse", "random"), "eval")
-    assert str(victim) in line
-    assert "make precompute" in line
-    finished = (ready.runs()["random"] / "records.jsonl").read_bytes()
-    assert [r["id"] for r in records(ready.runs()["random"])] == ready.ids()[:2]
-    assert not list(ready.runs()["random"].glob("result.*"))
-
-    monkeypatch.undo()
-    ready.ok("precompute")
-    assert snapshot(ready.kvs) == snapshot(prepared.kvs)
-    ready.ok("eval", "--reuse", "random")
-    assert (ready.runs()["random"] / "records.jsonl").read_bytes().startswith(finished)
-    assert [r["id"] for r in records(ready.runs()["random"])] == ready.ids()
-
-
-def test_damaged_surprisal_is_rebuilt(ready):
-    ready.ok("precompute", "--surprisal", "true")
-    whole = snapshot(ready.kvs)
-    truncated(ready.kvs / f"item_{ready.ids()[0]}" / "surprisal.pt")
-    assert "1 of 5" in ready.ok("precompute", "--surprisal", "true").out
-    assert snapshot(ready.kvs) == whole
 
 
 # Folders and disks
@@ -393,6 +215,7 @@ def test_a_disk_that_fills_while_eval_runs(ready, forks, tmp_path):
     wanted = records(ready.runs()["random"])
     shutil.rmtree(ready.runs()["random"])
     room = 3 * len(json.dumps(wanted[0])) + 200  # the gate is known; config.json has room
+    assert room > (ready.runs()["full"] / "config.json").stat().st_size
     argv = ready.argv("eval", "--reuse", "random")
     child = forks.start(argv, tmp_path / "log", limit=room)
     code, lines = child.wait(), child.log.read_text().splitlines()
@@ -412,28 +235,40 @@ def test_too_little_room_is_seen_before_anything_is_built(place, monkeypatch):
 # Runs
 
 
+def resealed(path: Path, part: str, **changes: object) -> None:
+    """A run's configuration as if another run had written it."""
+    saved = unseal(json.loads(path.read_text()))
+    saved[part] |= changes
+    path.write_text(json.dumps(seal(saved)))
+
+
 def test_a_run_folder_of_another_configuration(ready):
-    path = ready.runs()["full"] / "config.json"
-    saved = json.loads(path.read_text())
-    saved["config"]["seed"] = 5
-    path.write_text(json.dumps(saved))
+    resealed(ready.runs()["full"] / "config.json", "config", seed=5)
     line = refused(ready, "eval", "--reuse", "full")
-    assert "seed=5" in line
+    assert "was begun with seed=5, this run has 0" in line
     assert "FRESH=1" in line
 
 
 def test_a_run_folder_of_another_machine(ready):
-    path = ready.runs()["full"] / "config.json"
-    saved = json.loads(path.read_text())
-    saved["machine"]["device"] = "a faster one"
-    path.write_text(json.dumps(saved))
-    assert "a faster one" in refused(ready, "eval", "--reuse", "full")
+    resealed(ready.runs()["full"] / "config.json", "machine", device="a faster one")
+    assert "was begun with device='a faster one'" in refused(ready, "eval", "--reuse", "full")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", '{"config": 3, "machine": {}}'])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"config": 3, "machine": {}}', b"\xff\xfe", "edited", "folder"]
+)
 def test_a_damaged_run_configuration(ready, content):
-    (ready.runs()["full"] / "config.json").write_text(content)
-    assert "FRESH=1" in refused(ready, "eval", "--reuse", "full")
+    path = ready.runs()["full"] / "config.json"
+    if content == "edited":
+        path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    elif content == "folder":
+        path.unlink()
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    line = refused(ready, "eval", "--reuse", "full")
+    assert f"{path} is damaged" in line
+    assert "start over with FRESH=1" in line
 
 
 def test_records_without_their_configuration(ready):
@@ -441,17 +276,70 @@ def test_records_without_their_configuration(ready):
     assert "FRESH=1" in line_of(ready.run("eval", "--reuse", "full"), "eval")
 
 
-@pytest.mark.parametrize("line", [b'{"id": "row-', b"[]", b"{}", b"\xff\xfe"])
-def test_a_record_damaged_in_the_middle(ready, line):
+def score_100(line: bytes) -> bytes:
+    """The record with a score that nobody measured."""
+    record = json.loads(line)
+    assert record["score"] != 100.0
+    return json.dumps(record | {"score": 100.0}).encode()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda line: b'{"id": "row-',
+        lambda line: b"[]",
+        lambda line: b"{}",
+        lambda line: b"\xff\xfe",
+        lambda line: line[:-30] + b" " * 30,
+        score_100,
+    ],
+)
+def test_a_damaged_record_costs_its_own_item_only(ready, damage):
+    folder = ready.runs()["full"]
+    path, result = folder / "records.jsonl", (folder / "result.json").read_bytes()
+    lines = path.read_bytes().splitlines(keepends=True)
+    third = ready.ids()[2]
+    path.write_bytes(b"".join([*lines[:2], damage(lines[2]) + b"\n", *lines[3:]]))
+    outcome = ready.ok("eval", "--reuse", "full")
+    (told,) = outcome.err.splitlines()
+    assert f"{path}: damaged or edited: line 3 (" in told
+    assert "left out, and its item done again" in told
+    assert "resuming, 4 of 5 results are there" in outcome.out
+    now = path.read_bytes().splitlines(keepends=True)
+    assert [line for line in lines if line in now] == [*lines[:2], *lines[3:]]
+    again = records_by_id(now[-1:])[third]
+    assert timeless(again) == timeless(records_by_id(lines)[third])
+    items = ready.result("full")["items"]
+    assert [item["id"] for item in items] == ready.ids()
+    assert list(map(timeless, items)) == list(map(timeless, json.loads(result)["items"]))
+
+
+def records_by_id(lines: list[bytes]) -> dict[str, dict]:
+    return {record["id"]: record for record in map(from_line, lines)}
+
+
+def test_a_record_that_is_damaged_is_told_until_it_is_mended(ready):
+    """Later runs find the item's own line behind it, and say again what is left out."""
     path = ready.runs()["full"] / "records.jsonl"
-    lines = path.read_bytes().splitlines()
-    lines[2] = line
-    path.write_bytes(b"\n".join(lines) + b"\n")
-    told = refused(ready, "eval", "--reuse", "full")
-    assert "line 3" in told
-    assert "FRESH=1" in told
-    ready.ok("eval", "--reuse", "full", "--fresh", "true")
-    assert [r["id"] for r in records(ready.runs()["full"])] == ready.ids()
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join([*lines[:2], b"{}\n", *lines[3:]]))
+    ready.ok("eval", "--reuse", "full")
+    mended = path.read_bytes()
+    outcome = ready.ok("eval", "--reuse", "full")
+    assert "line 3" in outcome.err
+    assert path.read_bytes() == mended
+    ready.ok("eval", "--reuse", "full", "--fresh", "1")
+    assert [record["id"] for record in records(ready.runs()["full"])] == ready.ids()
+    assert ready.ok("eval", "--reuse", "full").err == ""
+
+
+def test_blank_lines_are_no_damage(ready):
+    path = ready.runs()["full"] / "records.jsonl"
+    path.write_bytes(b"\n" + path.read_bytes().replace(b"\n", b"\n  \n"))
+    before = path.read_bytes()
+    outcome = ready.ok("eval", "--reuse", "full")
+    assert outcome.err == ""
+    assert path.read_bytes() == before
 
 
 def test_two_evals_in_the_same_folder(ready):
@@ -475,11 +363,12 @@ def test_a_model_that_fails_its_gate(ready, monkeypatch):
 def test_the_built_in_sample_is_announced_everywhere(place, monkeypatch):
     monkeypatch.delenv("LONGBENCH_DIR", raising=False)
     monkeypatch.setenv("HF_HUB_CACHE", str(place.root))
-    place.rows = ""
+    place.settings, place.rows = {}, None
+    short = ("--limit", "2", "--max-length", "300")
     warning = "BUILT-IN SAMPLE, NOT THE BENCHMARK"
-    assert warning in place.ok("chunk", "--limit", "2", "--max-length", "300").err
-    assert warning in place.ok("precompute").err
-    outcome = place.ok("eval", "--reuse", "full")
+    assert warning in place.ok("chunk", *short).err
+    assert warning in place.ok("precompute", *short).err
+    outcome = place.ok("eval", "--reuse", "full", *short)
     assert warning in outcome.err
     assert warning in outcome.out
     assert warning in place.result("full")["note"]

@@ -42,11 +42,10 @@ def test_it_is_remembered_with_its_item(ready):
 def test_another_item_or_layout_is_another_gate(ready, tmp_path, change):
     (first,) = entries(ready)
     if change == "chunking":
-        ready.ok("chunk", "--chunk_size", 31)
+        ready.settings = {"chunk_size": 31}
     else:
         rows = make_rows(5, seed=3) if change == "rows" else make_rows(5)[::-1]
         ready.rows = write_rows(tmp_path / "rows", rows)
-        ready.ok("chunk")
     out = ready.ok("eval", "--reuse", "no").out
     item = json.loads(ready.inputs.read_text(encoding="utf-8").splitlines()[0])
     assert f"{RUNNING} {item['id']}, {len(item['chunks'])} chunks" in out
@@ -61,7 +60,8 @@ def test_the_first_item_with_two_chunks_is_taken(place, tmp_path):
     one, *rest = make_rows(3)
     one["context"] = one["context"].split("\nPassage 2")[0]
     place.rows = write_rows(tmp_path / "rows", [one, *rest])
-    place.ok("chunk", "--chunk_size", 60)
+    place.settings = {"chunk_size": 60}
+    place.ok("chunk")
     items = [json.loads(line) for line in place.inputs.read_text(encoding="utf-8").splitlines()]
     first = next(item["id"] for item in items if len(item["chunks"]) > 1)
     assert first != items[0]["id"]
@@ -69,7 +69,7 @@ def test_the_first_item_with_two_chunks_is_taken(place, tmp_path):
 
 
 def test_inputs_of_one_chunk_each_are_named(place):
-    place.ok("chunk", "--chunk_size", 4000)
+    place.settings = {"chunk_size": 4000}
     assert f"{RUNNING} row-0, 1 chunk (" in place.ok("eval", "--reuse", "no").out
     (entry,) = entries(place)
     assert entry["gate"]["note"].startswith("only one chunk: no item of these inputs has two")
@@ -155,7 +155,6 @@ def nan_model(place: Workplace, tmp_path, token: int | None = None) -> None:
 
 def test_a_nan_in_a_weight_fails_the_gate(place, tmp_path):
     nan_model(place, tmp_path)
-    place.ok("chunk")
     assert "fails its gate" in line_of(place.run("eval", "--reuse", "no"), "eval")
     (entry,) = entries(place)
     assert [check["distance"] for check in entry["gate"]["checks"]] == [None] * 3

@@ -138,10 +138,24 @@ def test_eval_killed_ten_times_equals_an_undisturbed_run(undisturbed, forks, tmp
     assert_same_runs(place, undisturbed)
 
 
+@pytest.mark.parametrize("name", ["fsync", "replace"])
+@pytest.mark.parametrize("n", [1, 2])
+def test_chunk_killed_in_the_middle_of_a_write(undisturbed, forks, tmp_path, name, n):
+    """The items come first, then the sidecar that seals them."""
+    place = Workplace(tmp_path / "work", undisturbed.model, undisturbed.rows)
+    place.root.mkdir()
+    assert run(forks, place, "chunk", die=(name, n)) == DIED
+    (left,) = place.root.rglob(".*.tmp")
+    assert f"{ITEMS} of {ITEMS} items from the folder" in place.ok("chunk").out
+    left.unlink()  # another stage may be writing there, so no stage removes it
+    assert snapshot(place.root / "inputs") == snapshot(undisturbed.root / "inputs")
+
+
 @pytest.mark.parametrize("name", ["fsync", "replace", "save"])
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_precompute_killed_in_the_middle_of_a_write(undisturbed, forks, tmp_path, name, n):
     place = copy_of(undisturbed, tmp_path, "inputs")
+    place.ok("chunk", "--limit", "3")
     assert run(forks, place, "precompute", *SURPRISAL, "--limit", "3", die=(name, n)) == DIED
     left = list(place.kvs.rglob(".*.tmp"))
     assert len(left) == 1  # what was in work lies beside the files, under no name that is read

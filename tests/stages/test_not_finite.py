@@ -17,11 +17,13 @@ STAGES = {"eval": (), "sweep": ("--rate", 0.2)}
 
 
 def damage(place: Workplace, item: str, bad: float) -> None:
-    """A value of the item's stored KVs, in files that are whole otherwise."""
+    """A value of the item's stored KVs, in a file that is as it was written."""
     folder = place.kvs / f"item_{item}"
     content = torch.load(folder / store.KVS, weights_only=True)
     content["kv"][1, 2, 0, 20, 3] = bad
-    store.write(folder, Captured(content["kv"], {}), content["meta"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.kv.format._finite", lambda tensor: True)  # writing would refuse it
+        store.write(folder, Captured(content["kv"], {}), content["meta"])
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -61,7 +63,6 @@ def test_a_token_whose_embedding_is_nan(ready, tmp_path):
     ]
     i, token = shared[0]
     nan_model(ready, tmp_path, token)
-    ready.ok("chunk")  # the folder's name holds the model's path
     line = line_of(ready.run("eval", "--reuse", "no"), "eval")
     assert line.startswith(f"eval: item {rows[i]['id']}, full prefill: the logits hold NaN")
     run = next(path for path in ready.runs().values() if path.name.startswith("no-"))

@@ -7,17 +7,15 @@ import json
 import pytest
 from matplotlib.image import imread
 
-from eval.report import table as report
-from tests.stages.harness import DATASET, make_rows, write_rows
+from tests.stages.harness import DATASET
 
 BOTH = f"{DATASET},needle"
-GRID = ("--lengths", "600", "700", "--depths", "0", "100")
+GRID = {"lengths": "600 700", "depths": "0 100"}
 
 
 @pytest.fixture
 def evaluated(place):
-    place.ok("chunk", "--dataset", BOTH, "--limit", 3, *GRID)
-    place.ok("precompute", "--dataset", BOTH)
+    place.settings |= {"limit": 3, **GRID}
     outcome = place.ok("eval", "--dataset", BOTH, "--reuse", "no", "debug")
     return place, outcome
 
@@ -28,7 +26,7 @@ def needle_runs(place):
 
 def test_one_table_over_datasets_and_a_heatmap_for_needles(evaluated):
     place, outcome = evaluated
-    table = outcome.out.split("\n\n", 1)[1]
+    table = outcome.out.partition(": 2 datasets;")[2]
     assert [
         line.split()[:2] for line in table.splitlines() if line.startswith((DATASET, "need"))
     ] == [
@@ -52,33 +50,11 @@ def test_one_table_over_datasets_and_a_heatmap_for_needles(evaluated):
     assert numbers["scores"][1][1] is None  # LIMIT left this cell out
 
 
-def test_report_prints_every_dataset_named(evaluated, capsys):
+def test_report_prints_every_dataset_named(evaluated):
     place, _ = evaluated
-    config = report.StageConfig(
-        model=str(place.model), dataset=BOTH, outputs=str(place.root / "outputs")
-    )
-    report.main(config)
-    out = capsys.readouterr().out
+    out = place.ok("report", "--dataset", BOTH).out
     assert f"on {DATASET}: 3 of 5 items" in out
     assert "on needle: 3 of 4 items" in out
-
-
-@pytest.mark.parametrize(
-    ("options", "kept"),
-    [
-        ((), True),
-        (GRID, True),
-        (("--limit", "3"), True),
-        (("--limit", "4"), False),
-        (("--lengths", "650"), False),
-        (("--data-seed", "1"), False),
-        (("--chunking", "passage"), True),  # needles have no passages: tokens, as before
-    ],
-)
-def test_generated_rows_are_kept_while_they_fit(place, options, kept):
-    place.ok("chunk", "--dataset", "needle", "--limit", 3, *GRID)
-    outcome = place.ok("chunk", "--dataset", "needle", "--only-if-missing", *options)
-    assert ("items already" in outcome.out) == kept
 
 
 @pytest.mark.parametrize(
@@ -100,18 +76,8 @@ def test_bad_grids_and_names_are_one_line(place, options, message):
     assert not (place.root / "inputs").exists()
 
 
-def test_rows_of_another_folder_are_read_anew(place, tmp_path):
-    place.ok("chunk")
-    assert "items already" in place.ok("chunk", "--only-if-missing").out
-    other = write_rows(tmp_path / "other", make_rows(2, seed=9))
-    outcome = place.ok("chunk", "--only-if-missing", "--longbench-dir", other)
-    assert "2 of 2 items from the folder" in outcome.out
-    assert place.ids() == ["row-0", "row-1"]
-
-
 def test_a_sweep_over_several_datasets(place):
-    place.ok("chunk", "--dataset", BOTH, "--limit", 2, *GRID)
-    place.ok("precompute", "--dataset", BOTH)
+    place.settings |= {"limit": 2, **GRID}
     out = place.ok("sweep", "--dataset", BOTH, "--reuse", "random", "--rate", 0.1, 0.5).out
     found = [json.loads(p.read_text()) for p in (place.root / "outputs").rglob("sweep.json")]
     assert sorted(sweep["config"]["dataset"] for sweep in found) == [DATASET, "needle"]

@@ -90,8 +90,8 @@ def stop_often(patch: pytest.MonkeyPatch, stops: set[int]) -> None:
     """Let one token in five end an answer, so that answers end before their length does."""
     original = Evaluator.__init__
 
-    def init(self, session, config):
-        original(self, session, config)
+    def init(self, session, config, variants):
+        original(self, session, config, variants)
         self.stops = self.stops | stops
 
     patch.setattr(Evaluator, "__init__", init)
@@ -122,7 +122,6 @@ def swept(tmp_path_factory, scored) -> Swept:
             found = place.result(["no", "full"][i % 2])["items"][i]
             rows[i]["answers"] = [found["prediction"]]
         place.rows = write_rows(root / "rows", rows)
-        place.ok("chunk")
         place = without_results(place, root / "swept")
         counted(patch, calls)
         reuse = [*RATELESS, *RATED]
@@ -161,7 +160,8 @@ def test_the_files_of_a_sweep(swept):
 
 def test_sweep_json_has_the_keys_that_scripts_read(swept):
     assert set(swept.content) == {
-        *("note", "environment", "config", "n", "available", "metric", "full_score", "tokens"),
+        *("note", "environment", "config", "n", "available", "suite", "group", "metric"),
+        *("full_score", "tokens"),
         *("full_prefill_ms", "load_ms", "seed", "resamples", "methods", "rates", "rows"),
         *("comparisons", "differences", "overlaps", "alarms"),
     }

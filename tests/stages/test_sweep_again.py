@@ -11,7 +11,7 @@ import pytest
 
 from eval.evaluator import Evaluator
 from eval.folder import RunFolder
-from eval.report import table as report
+from eval.report import __main__ as report
 from models.engine import Engine
 from tests.stages.harness import (
     Workplace,

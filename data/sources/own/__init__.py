@@ -17,6 +17,7 @@ from pathlib import Path
 from data.dataset import Dataset
 from data.sources.own import files, hub, prompt
 from data.sources.own.reader import digest, read
+from models.errors import UserError
 
 __all__ = ["OwnOptions", "digest", "entry", "is_place", "read"]
 
@@ -61,9 +62,11 @@ def is_place(name: str) -> bool:
 def entry(name: str, options: OwnOptions | None = None) -> Dataset:
     """The dataset that a place is: its name is the place's, and a hash of where it lies.
 
-    Nothing is read but the prompt's file. Raises UserError for a prompt that does not serve.
+    Nothing is read but the prompt's file. Raises UserError for options that do not serve.
     """
     options = options or OwnOptions()
+    if options.max_new_tokens is not None and options.max_new_tokens < 1:
+        raise UserError(f"MAX_NEW_TOKENS={options.max_new_tokens} must be at least 1")
     on_hub = name.startswith(hub.PREFIX)
     place = name if on_hub else os.path.abspath(os.path.expanduser(name))
     stem = name.removeprefix(hub.PREFIX) if on_hub else Path(place).name.split(".")[0]

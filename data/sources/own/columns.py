@@ -82,7 +82,7 @@ def choose(
     for role, found in (("question", question), ("documents", documents)):
         if found is None and not (texts and role == "documents"):
             raise UserError(
-                f"{where} has no column of {role} that we know; its columns: {listed}; "
+                f"{where} has no {role} column that we know; its columns: {listed}; "
                 f"name one with {role.upper()}="
             )
     answers = of("answers", USUAL["answers"])

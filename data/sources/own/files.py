@@ -84,7 +84,8 @@ class Arrow:
 
     def select(self, columns: Sequence[str]) -> Iterable[Record]:
         held = [name for name in columns if name in self.data.column_names]
-        for number, cells in enumerate(self.data.select_columns(held), 1):
+        rows = self.data.select_columns(held) if held else ({} for _ in range(len(self)))
+        for number, cells in enumerate(rows, 1):
             yield f"{self.where}, row {number}", cells
 
 

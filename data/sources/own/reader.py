@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,7 +33,7 @@ class Opened(NamedTuple):
 
 
 def read(dataset: Dataset, request: Request) -> Rows:
-    """The place's first `request.limit` rows.
+    """The place's first `request.limit` rows; `where` tells the columns they are read from.
 
     Raises UserError, naming file and row, for a place, a column or a cell that does not serve.
     """
@@ -51,7 +52,7 @@ def read(dataset: Dataset, request: Request) -> Rows:
         _row(name, record, columns, texts, dataset.language)
         for name, record in islice(zip(ids, records, strict=True), request.limit)
     ]
-    return Rows(rows, opened.source, where, False, len(ids))
+    return Rows(rows, opened.source, f"{where} ({', '.join(columns.read)})", False, len(ids))
 
 
 def digest(dataset: Dataset, request: Request) -> str:
@@ -126,9 +127,16 @@ def _row(name: str, record: Record, columns: Columns, texts: Texts | None, langu
     answers = list(dict.fromkeys(answers))
     if isinstance(documents, str):
         return Row(name, question, documents, answers=answers, language=language)
+    context, parts = _parted(tuple(documents))
+    return Row(name, question, context, parts, answers, language=language)
+
+
+@lru_cache(maxsize=8)
+def _parted(documents: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """Them joined, and each with what parts it from the next: one copy for all that share them."""
     *before, last = documents
-    parted = (*(f"{text}{SEPARATOR}" for text in before), last)
-    return Row(name, question, documents=parted, answers=answers, language=language)
+    parts = (*(f"{text}{SEPARATOR}" for text in before), last)
+    return "".join(parts), parts
 
 
 def _full(value: Any, what: str) -> Any:

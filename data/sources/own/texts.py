@@ -34,7 +34,7 @@ class Texts:
         a list of names, or text with commas or semicolons between them. Raises ValueError for a
         name that no file has, or several.
         """
-        if missing(value):
+        if missing(value) or value == []:
             return self.all()
         names = value if isinstance(value, (list, tuple)) else [value]
         return self._of([path for name in names for path in self._files(name)])

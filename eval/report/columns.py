@@ -1,0 +1,90 @@
+"""The columns of all tables: name, side, how a row's figure is written, and what it means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from eval.report.figures import Row, name
+
+
+class Column(NamedTuple):
+    """One column.
+
+    Attributes
+    ----------
+    side : ``<`` (left) or ``>`` (right).
+    cell : the text of a row (``figures.report``).
+    meaning : its part of the legend.
+    """
+
+    name: str
+    side: str
+    cell: Callable[[Row], str]
+    meaning: str = ""
+
+
+def show(value: float | None, digits: int, unit: str = "") -> str:
+    """A figure with its unit, or ``-`` where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}{unit}"
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return show(None if value is None else 100 * value, digits)
+
+
+def _median(times: dict[str, Any] | None) -> str:
+    return show(None if times is None else times["median"], 0)
+
+
+def _interval(row: Row) -> str:
+    low, high = row["score_ci95"] or (None, None)
+    return "-" if low is None else f"{low:.1f} to {high:.1f}"
+
+
+SPEED = "speed-up: median full prefill / median TTFT, KVs in memory"
+DISTANCE = (
+    "KL: distance (nats) from the full prefill, of the first token's distribution and in the mean "
+    "along the full prefill's own answer"
+)
+
+RUN = Column("method", "<", lambda row: name(row) + "*" * row["oracle"])
+METHOD = Column("method", "<", lambda row: row["method"] + "*" * row["oracle"])
+RATE = Column("rate", ">", lambda row: "" if row["rate"] is None else f"{row['rate']:g}")
+SPEEDUP = Column("speed-up", ">", lambda row: show(row["speedup_ready"], 2, "x"), SPEED)
+SPEEDUP_COLD = Column(
+    "(cold)", ">", lambda row: show(row["speedup_cold"], 2, "x"), "(cold): KVs read from disk"
+)
+LIMIT = Column(
+    "limit",
+    ">",
+    lambda row: show(row["flop_limit"], 2, "x"),
+    "limit: the speed-up by arithmetic alone",
+)
+TTFT = Column("TTFT ms", ">", lambda row: _median(row["ttft_ready_ms"]))
+TTFT_COLD = Column("(cold)", ">", lambda row: _median(row["ttft_cold_ms"]))
+SELECT = Column(
+    "select",
+    ">",
+    lambda row: show(row["select_ms"], 1),
+    "select: ms of TTFT that the choice takes",
+)
+KL_FIRST = Column("KL first", ">", lambda row: show(row["kl_first"], 3), DISTANCE)
+KL_ANSWER = Column("KL answer", ">", lambda row: show(row["kl_mean"], 3), DISTANCE)
+AGREE = Column(
+    "agree %",
+    ">",
+    lambda row: _percent(row["top1_agreement"], 1),
+    "agree: share of that answer's tokens that the method ranks first too",
+)
+SCORE = Column("score", ">", lambda row: show(row["score"], 1))
+INTERVAL = Column("95% interval", ">", _interval)
+RETENTION = Column(
+    "retention %",
+    ">",
+    lambda row: _percent(row["retention"], 0),
+    "retention: score as a share of the full prefill's",
+)
+QUALITY = (KL_FIRST, KL_ANSWER, AGREE, SCORE, INTERVAL, RETENTION)
+RUNS = (RUN, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, *QUALITY)
+POINTS = (METHOD, RATE, SPEEDUP, LIMIT, TTFT, SELECT, *QUALITY)
