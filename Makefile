@@ -46,7 +46,7 @@ lint: $(READY)  ## ruff check, ruff format and mypy
 test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
 	@$(VENV)/bin/pytest
 
-faults: $(READY)  ## damage files in CASES= ways (SEED=) and report what is silent or a traceback
+faults: $(READY)  ## damage files in CASES= ways from a SEED=, and count what is silent or a traceback
 	@$(PY) -m tests.faults --make
 
 mutants: $(READY)  ## break the measuring code, one mistake at a time, and report what no test notices
