@@ -412,7 +412,6 @@ def test_a_csv_with_documents_longer_than_csv_expects(tmp_path):
             "line 2: context has 1 titles for 2 texts",
         ),
         ({"question": "a", "context": "x", "answer": {"k": "v"}}, "line 2: answer is a mapping of"),
-        ({"question": "a", "context": "x\ud800"}, r"line 2: '\ud800' is half of a character"),
     ],
 )
 def test_a_bad_cell_is_told_with_its_file_row_and_column(tmp_path, row, message):
