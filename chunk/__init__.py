@@ -1,1 +1,1 @@
-"""Stage 1: raw rows become inputs/<model>/<dataset>.jsonl."""
+"""Stage 1: raw rows become inputs/<model>/<dataset>-<key>.jsonl."""

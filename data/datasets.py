@@ -52,7 +52,7 @@ def read_config(folder: Path) -> dict[str, Dataset]:
     for path in sorted(folder.glob("*.yaml")):
         try:
             entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             problem = " ".join(str(error).split())
             raise UserError(f"{path}: not readable as YAML ({problem}); mend the file") from None
         if not isinstance(entries, dict):

@@ -22,7 +22,7 @@ from models.atomic import writing
 from models.code import code_digest
 from models.errors import UserError
 from models.prompt import Prompt
-from models.sealed import digest, seal, unseal
+from models.sealed import digest, parse, seal, unseal
 
 FORMAT_VERSION: Literal[2] = 2
 
@@ -221,7 +221,7 @@ def read(path: Path, recipe: Recipe) -> Inputs:
     """
     sidecar = meta_path(path)
     try:
-        meta = Meta.model_validate(unseal(json.loads(sidecar.read_text(encoding="utf-8"))))
+        meta = Meta.model_validate(unseal(parse(sidecar.read_text(encoding="utf-8"))))
         lines = path.read_bytes()
     except ValidationError as error:
         first = error.errors()[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from models.errors import UserError
+from models.sealed import parse
 
 _OPENERS = {".gz": gzip.open, ".xz": lzma.open, ".bz2": bz2.open}
 _CUT_SHORT = (EOFError, OSError, lzma.LZMAError, zlib.error, zipfile.BadZipFile)
@@ -56,9 +57,14 @@ def objects(
 
 def _object(line: bytes, where: str, remedy: str, kind: str) -> dict[str, Any]:
     try:
-        found = json.loads(line.decode("utf-8-sig"))
+        found = parse(line.decode("utf-8-sig"))
+        if b"\\ud" in line.lower():  # it may be half a pair, which is no character
+            json.dumps(found, ensure_ascii=False).encode()
     except UnicodeDecodeError:
         raise UserError(f"{where}: not UTF-8 text; save the file as UTF-8") from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start]
+        raise UserError(f"{where}: {half!r} is half of a character; mend the text") from None
     except ValueError as error:
         raise UserError(f"{where}: not JSON, or cut short ({error}); {remedy}") from None
     if not isinstance(found, dict):

@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from eval.record import from_line, to_line
+from eval.record import RUN, from_line, to_line
 from models.atomic import disk_errors, remove_leftovers, writing
 from models.errors import UserError
-from models.sealed import seal, unseal
+from models.sealed import parse, seal, unseal
 
 
 class RunFolder:
@@ -32,7 +32,8 @@ class RunFolder:
     def __init__(
         self, root: Path, label: str, config: dict[str, Any], machine: dict[str, Any]
     ) -> None:
-        self.path = root / f"{label}-{digest(config)}"
+        self.run = digest(config)
+        self.path = root / f"{label}-{self.run}"
         self.config = config
         self.machine = machine
         self.records: dict[str, dict[str, Any]] = {}
@@ -85,7 +86,7 @@ class RunFolder:
                 file.write(dumps(seal(present)))
             return
         try:
-            saved = unseal(json.loads(path.read_text(encoding="utf-8")))
+            saved = unseal(parse(path.read_text(encoding="utf-8")))
             parts = [(present[part], dict(saved[part])) for part in present]
         except IsADirectoryError:
             raise UserError(f"{path} is a folder; move it away") from None
@@ -115,7 +116,7 @@ class RunFolder:
         for number, line in enumerate(whole.split(b"\n"), 1):
             try:
                 if line.strip():
-                    record = from_line(line)
+                    record = from_line(line, self.run)
                     self.records[record["id"]] = record
             except ValueError as error:
                 damaged.append(f"{number} ({error})")
@@ -135,7 +136,7 @@ class RunFolder:
         """
         assert self._file is not None
         try:
-            line = to_line(record)
+            line = to_line(record, self.run)
         except ValueError as error:
             raise UserError(
                 f"item {record['id']} of {self.path.name} cannot be kept: {error}"
@@ -149,7 +150,7 @@ class RunFolder:
     def finish(self, result: dict[str, Any], text: str) -> None:
         """Write ``result.json`` and ``result.txt``."""
         with writing(self.path / "result.json") as file:
-            file.write(dumps(seal(result)))
+            file.write(dumps(seal({RUN: self.run, **result})))
         with writing(self.path / "result.txt") as file:
             file.write(text.encode())
 
@@ -159,16 +160,19 @@ def read_result(path: Path) -> dict[str, Any]:
 
     Raises
     ------
-    UserError : it cannot be read, was damaged or edited, or comes from an earlier version.
+    UserError : it cannot be read, was damaged or edited, or comes from another run or an earlier
+        version.
     """
     try:
-        result = unseal(json.loads(path.read_text(encoding="utf-8")))
+        result = unseal(parse(path.read_text(encoding="utf-8")))
+        if not path.parent.name.endswith(f"-{result.pop(RUN, None)}"):
+            raise ValueError("of another run")
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:
         raise UserError(
             f"{path} is damaged or of an earlier version ({error}); the same make eval writes it "
-            "anew"
+            "anew, or remove it"
         ) from None
     return result
 

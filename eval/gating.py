@@ -12,6 +12,7 @@ from data.inputs import Item
 from models import gate
 from models.atomic import writing
 from models.errors import UserError
+from models.sealed import parse
 from stage.environment import code, machine
 from stage.session import Session
 
@@ -118,10 +119,10 @@ def _digest(key: Any, outcome: Any) -> str:
 def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Entries that are as they were written, and whether there was anything else."""
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return [], False
-    except (OSError, ValueError, RecursionError):
+    except (OSError, ValueError):
         return [], True
     if not isinstance(entries, list):
         return [], True

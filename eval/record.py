@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from models.sealed import seal, unseal
+from models.sealed import parse, seal, unseal
 
 Times = dict[str, float]
+RUN = "run"
 
 
 class Record(BaseModel):
@@ -50,20 +51,24 @@ class Record(BaseModel):
     kvfuse: str
 
 
-def to_line(record: dict[str, Any]) -> bytes:
-    """A record as a sealed line of JSON.
+def to_line(record: dict[str, Any], run: str = "") -> bytes:
+    """A record as a sealed line of JSON, which names the run that it belongs to.
 
     Raises
     ------
     ValueError : a key is missing, of another type, NaN or infinite; the key is named.
     """
     _validate(record)
-    return json.dumps(seal(record), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    line = seal({RUN: run, **record})
+    return json.dumps(line, ensure_ascii=False, allow_nan=False).encode() + b"\n"
 
 
-def from_line(line: bytes) -> dict[str, Any]:
-    """The record of a line; ValueError where it was cut, damaged or edited."""
-    record = unseal(json.loads(line))
+def from_line(line: bytes, run: str | None = None) -> dict[str, Any]:
+    """The record of a line; ValueError where it was cut, damaged, edited or is not of this run."""
+    record = unseal(parse(line))
+    written = record.pop(RUN, None)
+    if run is not None and written != run:
+        raise ValueError("of another run")
     _validate(record)
     return record
 

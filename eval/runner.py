@@ -131,6 +131,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "method": variant.spec,
         "options": variant.options,
         "max_new_tokens": evaluator.max_new_tokens,
+        "stops": sorted(evaluator.stops),
         "seed": config.seed,
         "cold": config.cold,
         "deviation": config.deviation,

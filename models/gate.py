@@ -117,6 +117,7 @@ def run(engine: Engine, prompt: Prompt, sink: Sequence[int]) -> Gate:
                 equal &= answer == tokens
         except NotFinite:
             distances.append(math.nan)
+            equal = False
         distance = max(distances) if all(map(math.isfinite, distances)) else math.inf
         return Check(name, distance, equal, distance <= tolerance and (equal or not exact))
 

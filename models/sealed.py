@@ -9,6 +9,14 @@ from typing import Any
 DIGEST = "digest"
 
 
+def parse(text: str | bytes) -> Any:
+    """A JSON document; ValueError for every text that is none, however it is damaged."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def digest(content: Any) -> str:
     """64 hex over a JSON value, whatever the order of its keys.
 

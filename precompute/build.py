@@ -124,7 +124,10 @@ def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) 
 
 def build(session: Session, item: Item, scores: Sequence[str]) -> int:
     """Capture one item and write its files; returns their bytes."""
-    captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores)
+    try:
+        captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores)
+    except UserError as error:
+        raise UserError(f"item {item.id}: {error}") from None
     return store.write(session.folder(item), captured, session.expected(item))
 
 

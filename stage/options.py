@@ -89,7 +89,7 @@ def options_of(config_class: Any) -> dict[str, Option]:
 def defaults_of(config_class: Any) -> dict[str, Any]:
     """The options' defaults by name; nothing is checked, as making a configuration would."""
     return {
-        item.name: item.default if item.default is not MISSING else item.default_factory()  # type: ignore[operator]
+        item.name: item.default if item.default_factory is MISSING else item.default_factory()
         for item in fields(config_class)
         if "help" in item.metadata
     }

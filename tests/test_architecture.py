@@ -13,8 +13,8 @@ ALLOWED = {
     "data": {"data", "models"},
     "stage": {"stage", "data", "models"},
     "chunk": {"chunk", "stage", "data", "models"},
-    "precompute": {"precompute", "stage", "data", "models"},
-    "eval": {"eval", "stage", "data", "models"},
+    "precompute": {"precompute", "chunk", "stage", "data", "models"},
+    "eval": {"eval", "precompute", "chunk", "stage", "data", "models"},
     "bench": {"bench", "stage", "data", "models"},
     "kvfuse": {"kvfuse", "bench", "eval", "precompute", "chunk", "stage", "data", "models"},
 }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from eval.analysis.finite import require_finite
 
 # Float32 logits carry this much of a divergence by rounding alone: r = 1 reaches it, never 0.
@@ -19,6 +21,8 @@ class Measure(NamedTuple):
     ----------
     full : the full prefill's value: in a record of any method, since both saw the item.
     resolution : values that differ by no more than this differ by rounding alone: a tie.
+    partial : items without a value are left out, the same ones in every run over them: whether an
+        item has a score depends on its answers alone.
     """
 
     value: Callable[[dict[str, Any]], float | None]
@@ -26,6 +30,7 @@ class Measure(NamedTuple):
     statistic: str = "mean"
     higher_is_better: bool = False
     resolution: float = 0.0
+    partial: bool = False
 
 
 MEASURES = {
@@ -34,6 +39,7 @@ MEASURES = {
         lambda item: item["full_score"],
         higher_is_better=True,
         resolution=1e-9,  # an F1 of 2/3 has three values, by what it is the mean of
+        partial=True,
     ),
     "kl_first": Measure(lambda item: item["kl_first"], lambda item: 0.0, resolution=ROUNDING),
     "kl_mean": Measure(lambda item: item["kl_mean"], lambda item: 0.0, resolution=ROUNDING),
@@ -64,13 +70,12 @@ def at(results: Results, wanted: float | None) -> list[dict[str, Any]]:
 
 
 def column(result: dict[str, Any], measure: Measure, full: bool = False) -> list[float] | None:
-    """One value per item that has one; None where none has, as oracles have no times.
-
-    Whether an item has a score depends on its answers alone, so runs over the same items pair up.
-    """
+    """One value per item; None where an item has none, as oracles have no times."""
     read = measure.full if full else measure.value
-    values = []
-    for item in result["items"]:
-        values.append(read(item))
-        require_finite(values[-1], f"{method(result)}: a figure of item {item['id']}")
-    return [value for value in values if value is not None] or None
+    values = [read(item) for item in result["items"]]
+    known = [value for value in values if value is not None]
+    if not np.isfinite(known).all():
+        named = {f"item {i['id']}": v for i, v in zip(result["items"], values, strict=True)}
+        require_finite(named, f"{method(result)}: a figure")
+    whole = len(known) == len(values) or (measure.partial and known)
+    return known if whole else None

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 from models.load.source import cache_dir
+from models.sealed import parse
 
 MANIFEST = "manifest.json"
 SMALL = 16 << 20  # files up to so many bytes are hashed whenever the folder is used
@@ -26,9 +27,9 @@ def trouble(folder: Path) -> str | None:
     as known.
     """
     try:
-        sealed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+        sealed = parse((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         wanted = {name: (int(size), str(digest)) for name, (size, digest) in sealed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return "its manifest is missing or damaged"
     present = _files(folder)
     for name in sorted(present.keys() ^ wanted.keys()):

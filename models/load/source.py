@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from models.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALIASES = ROOT / "config" / "models.yaml"
+_BAD_YAML = (OSError, yaml.YAMLError, RecursionError)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -135,7 +137,7 @@ def fetch(source: ModelSource, load: Callable[..., Any], **options: Any) -> Any:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """No log noise from transformers and the hub; progress bars only where stderr is a terminal."""
+    """No noise from transformers, the hub and PyTorch; bars only where stderr is a terminal."""
     from huggingface_hub.utils import logging as hub_logging
     from transformers.utils import logging
 
@@ -146,7 +148,9 @@ def quiet() -> Iterator[None]:
         bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         logging.set_verbosity(level)
         hub_logging.set_verbosity(hub_level)
@@ -182,7 +186,7 @@ def _aliases() -> dict[str, dict[str, str]]:
             (key,) = entry
             if key not in ("hub", "pack") or not isinstance(entry[key], str):
                 raise ValueError(f"{entry} is neither a hub id nor a pack")
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (*_BAD_YAML, ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{ALIASES} must map aliases to {{hub: id}} or {{pack: package}}, one each ({reason}); "
@@ -277,4 +281,4 @@ def _explain(source: ModelSource, error: Exception, trouble: Exception | None) -
     if trouble or any(isinstance(link, LocalEntryNotFoundError) for link in chain):
         return f"{what}: the hub cannot be reached and {where} is not cached; go online, {instead}"
     reason = " ".join(str(error).split()) or type(error).__name__
-    return f"{what} cannot be loaded from {where}: {reason[:300]}"
+    return f"{what} cannot be loaded from {where}: {reason[:300]}; mend it, or fetch it again"

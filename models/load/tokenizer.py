@@ -67,7 +67,9 @@ def encode(tokenizer: PreTrainedTokenizerBase, text: str, foreign: bool = False)
     In `foreign` text, a document or a question, the name of a special token is ordinary text: an
     `<|im_end|>` in a web page must not end the user's turn.
     """
-    return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=foreign)
+    return tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=foreign, verbose=False
+    )
 
 
 def frame(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig, chat: bool) -> Frame:
@@ -98,15 +100,18 @@ def stop_ids(
 
     The end of turn is the special token that directly follows an assistant message where the
     template renders one, whatever the family calls it. BOS is never among them unless it is also
-    declared as EOS.
+    declared as EOS. Raises `UserError` for one that is no token's number.
     """
     declared = getattr(generation_config, "eos_token_id", None)
-    stops = set(declared) if isinstance(declared, (list, tuple)) else {declared}
-    stops.add(tokenizer.eos_token_id)
+    found = [*declared] if isinstance(declared, (list, tuple)) else [declared]
+    for token in found:
+        if type(token) not in (int, type(None)):
+            raise UserError(f"eos_token_id of generation_config.json: {token!r}; mend the file")
+    found.append(tokenizer.eos_token_id)
     end = _end_of_turn(tokenizer)
     if end != tokenizer.bos_token_id:
-        stops.add(end)
-    return frozenset(token for token in stops if token is not None)
+        found.append(end)
+    return frozenset(token for token in found if token is not None)
 
 
 def _split(tokenizer: PreTrainedTokenizerBase, turns: list[str], **options: Any) -> tuple[str, str]:
@@ -143,6 +148,6 @@ def _end_of_turn(tokenizer: PreTrainedTokenizerBase) -> int | None:
 def _leading_specials(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that the tokenizer by itself puts in front of a text (BOS, or nothing)."""
     bare = encode(tokenizer, "a")
-    full = tokenizer.encode("a", add_special_tokens=True)
+    full = tokenizer.encode("a", add_special_tokens=True, verbose=False)
     starts = range(len(full) - len(bare) + 1)
     return full[: next(i for i in starts if full[i : i + len(bare)] == bare)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +23,11 @@ ROPE_TYPES = ("default", "linear", "llama3", "yarn")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SMALLER = "use a smaller model, MODEL=smollm2-135m, or DTYPE=bfloat16"
 _SAMPLES = 256  # elements of a parameter that its fingerprint reads
+# What a forward is decided by besides the weights, and besides what the shapes of those tell.
+_FORWARD = (
+    "hidden_act", "rms_norm_eps", "rope_parameters", "head_dim", "num_attention_heads",
+    "num_key_value_heads",
+)  # fmt: skip
 _SMALLEST = 2.0**-14  # float16's least normal number
 
 
@@ -104,13 +111,22 @@ def check_supported(config: PreTrainedConfig) -> None:
             f"the model attends through a sliding window of {window} tokens, which is not "
             "supported: name a model without one, such as mistral-7b (v0.3)"
         )
+    if not config.num_hidden_layers > 0:
+        raise UserError("config.json says that the model has no layers; mend it")
     rope = getattr(config, "rope_parameters", None) or {}
+    for key, value in rope.items():
+        if key not in ("rope_type", "type") and not _is_number(value):
+            raise UserError(f"rope_parameters.{key} of config.json is {value!r}; mend it")
     rope_type = rope.get("rope_type", "default")
     if rope_type not in ROPE_TYPES:
         raise UserError(
             f"RoPE type '{rope_type}' depends on the prompt's length or is unknown; "
             f"supported are {', '.join(ROPE_TYPES)}"
         )
+
+
+def _is_number(value: Any) -> bool:
+    return value is None or (isinstance(value, int | float) and math.isfinite(value))
 
 
 def pick_device(name: str) -> torch.device:
@@ -149,11 +165,14 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
 def weight_fingerprint(model: PreTrainedModel) -> str:
     """16 hex digits over name, shape and 256 evenly strided elements of every parameter.
 
+    And over the settings that decide what is computed with them, numbers to six digits.
+
     Elements are rounded to bfloat16, those below float16's normal range to 0, so that the weights
     of a bfloat16 or float16 checkpoint agree whatever the dtype or file format they were loaded
     from; a fine-tune differs. Tied parameters count once.
     """
-    digest = hashlib.sha256()
+    settings = {name: getattr(model.config, name, None) for name in _FORWARD}
+    digest = hashlib.sha256(json.dumps(_rounded(settings), sort_keys=True).encode())
     for name, parameter in sorted(model.named_parameters()):
         stride = -(-parameter.numel() // _SAMPLES)
         sample = parameter.detach().flatten()[::stride].to(torch.bfloat16).float().cpu()
@@ -161,6 +180,13 @@ def weight_fingerprint(model: PreTrainedModel) -> str:
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
         digest.update(sample.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _rounded(value: Any) -> Any:
+    """A setting as text; a .gguf file keeps numbers in float32, and 10000.0 is 10000."""
+    if isinstance(value, dict):
+        return {str(key): _rounded(inner) for key, inner in value.items()}
+    return f"{value:.6g}" if isinstance(value, int | float) else str(value)
 
 
 def _from_pretrained(
@@ -192,8 +218,13 @@ def _check_room(
     source: ModelSource, config: PreTrainedConfig, device: torch.device, dtype: torch.dtype
 ) -> None:
     """Compare the weights in `dtype` with the free memory, before any of them is fetched."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+
+    def skeleton(_location: str, *, local_files_only: bool) -> PreTrainedModel:
+        with torch.device("meta"):
+            built: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        return built
+
+    model = fetch(source, skeleton)
     need = sum(parameter.nbytes for parameter in model.parameters())
     cuda = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if cuda else psutil.virtual_memory().available

@@ -32,9 +32,8 @@ class Selector(BaseSelector):
 
     A chunk's attention sums to 1, so that each token of a short chunk draws more. ``chance`` says
     by what a token's share is divided: ``length``, the mean share in its chunk; ``place``, its
-    share if every token attended evenly to itself and those before it; ``none``, nothing. Measured
-    (SmolLM2-135M, HotpotQA, 36 items as passages and 12 in 512-token chunks) ``none`` came closest
-    to the full prefill, and ``place`` hardly closer than a random choice.
+    share if every token attended evenly to itself and those before it; ``none``, nothing. What the
+    choice does is measured in docs/results.md.
     """
 
     positions: str = option("", "attnlink: JSON file of positions by item id")

@@ -97,7 +97,7 @@ def test_wherever_it_stands_it_is_found_and_named():
 def test_a_method_without_numbers_is_not_the_best(bad):
     results = [compared("random", 0.15, kl=0.3), compared("debug", 0.15, kl=[0.2] * 11 + [bad])]
     for order in (results, results[::-1]):
-        with pytest.raises(NotFinite, match="debug: a figure of item q11"):
+        with pytest.raises(NotFinite, match="debug: a figure: item q11 is"):
             differences(order, 0, SHOWN)
 
 
@@ -105,7 +105,7 @@ def test_a_method_without_numbers_is_not_the_best(bad):
 def test_a_curve_without_numbers_is_not_looked_at_for_alarms(bad):
     runs = [swept("debug", 0.1, 0.3), swept("debug", 0.2, 0.2)]
     runs[1]["items"][4]["kl_mean"] = bad
-    with pytest.raises(NotFinite, match="debug: a figure of item q4"):
+    with pytest.raises(NotFinite, match="debug: a figure: item q4 is"):
         alarms(runs, 0)
     with pytest.raises(NotFinite):
         grid.content(runs, 0)

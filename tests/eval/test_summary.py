@@ -152,8 +152,8 @@ def test_tpot_is_known_where_some_items_answered_one_token():
 
 def test_further_scores():
     needle = datasets.get("needle")
-    records = [record(i, extra_scores={"rouge_l": 10.0 * i}) for i in range(5)]
-    assert summarize(records, needle, 0)["extra_scores"] == {"rouge_l": 20}
+    records = [record(i, extra_scores={"rougeL": 10.0 * i}) for i in range(5)]
+    assert summarize(records, needle, 0)["extra_scores"] == {"rougeL": 20}
 
 
 def test_longbench_e_is_broken_down_by_words_as_its_own_script_does():

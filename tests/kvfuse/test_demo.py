@@ -31,5 +31,7 @@ def test_the_demo_repeats(tmp_path, monkeypatch):
     for item, methods in wanted.items():
         assert found[item].keys() == methods.keys()
         for method, before in methods.items():
-            now = {key: found[item][method][key] for key in before}
-            assert now == pytest.approx(before, rel=1e-3, abs=1e-6), (item, method)
+            now = found[item][method]
+            for key, value in before.items():
+                same = pytest.approx(value, rel=1e-3, abs=1e-6) if "kl" in key else value
+                assert now[key] == same, (item, method, key)

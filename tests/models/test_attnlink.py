@@ -53,7 +53,7 @@ def test_the_identity_is_the_files_content(tmp_path):
         told_by(tmp_path, text) for text in ('{"7": [1]}', '{"7": [1]}', '{"7": [2]}')
     )
     assert one.identity() == same.identity() != other.identity()
-    assert selectors.make("attnlink").identity() == {"positions": None, "chance": "none"}
+    assert selectors.make("attnlink").identity() == {"positions": None, "chance": "length"}
     assert selectors.build(selectors.spec_of(other)).identity() == other.identity()
 
 

@@ -80,6 +80,7 @@ def test_one_bad_weight_stops_everything(where, bad):
     assert not outcome.passed
     assert [check.passed for check in outcome.checks] == [False] * 3
     assert [check.distance for check in outcome.checks] == [math.inf] * 3
+    assert [check.tokens_equal for check in outcome.checks] == [False] * 3
 
 
 @pytest.mark.parametrize("kind", [0, 1])

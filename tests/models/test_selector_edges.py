@@ -119,11 +119,16 @@ CHECKING = ["debug", "debug:check=cached", "blend", "blend_debug"]
 
 
 @pytest.mark.parametrize("spec", CHECKING)
-@pytest.mark.parametrize("layer", [-1, 4, 9])
-def test_a_check_layer_that_the_model_lacks(llama, prompt, spec, layer):
-    with pytest.raises(
-        UserError, match=f"layer {layer} does not exist: the model has layers 0 to 3"
-    ):
+@pytest.mark.parametrize(
+    ("layer", "told"),
+    [
+        (-1, "CHECK_LAYER=-1 must be at least 0"),
+        (4, "layer 4 does not exist: the model has layers 0 to 3"),
+        (9, "layer 9 does not exist: the model has layers 0 to 3"),
+    ],
+)
+def test_a_check_layer_that_the_model_lacks(llama, prompt, spec, layer, told):
+    with pytest.raises(UserError, match=told):
         fuse(llama, prompt, f"{spec}:check_layer={layer}", 0.2)
 
 

@@ -146,7 +146,7 @@ MUTANTS: list[Row] = [
         ),
         (
             "cached keys stay unrotated",
-            "                rotate_keys_(kv[0], cos, sin)",
+            "                rotate_(kv[0], cos, sin)",
             "                pass",
         ),
     ),
@@ -429,6 +429,15 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
+        "models/family.py",
+        ("tests/models/test_capture.py",),
+        (
+            "keys before their norm",
+            'getattr(attention, "k_norm", attention.k_proj)',
+            "attention.k_proj",
+        ),
+    ),
+    *_in_file(
         "models/kv/capture.py",
         ("tests/models/test_capture.py", "tests/models/test_sinks.py", FINITE),
         (
@@ -446,11 +455,6 @@ MUTANTS: list[Row] = [
             "positions go on through a pack",
             "torch.cat([torch.arange(length, device=device) for length in lengths])",
             "torch.arange(len(ids), device=device)",
-        ),
-        (
-            "keys before their norm",
-            'getattr(attention, "k_norm", attention.k_proj)',
-            "attention.k_proj",
         ),
         ("captured KVs are not looked at", '    require_finite(kv, "the captured KVs")\n', ""),
         ("surprisal of the token before", "scores[start + 1 : stop + 1] =", "scores[start:stop] ="),

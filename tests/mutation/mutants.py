@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.mutation import comparisons, report, statistics, summaries
+from tests.mutation import comparisons, engine_mutants, report, statistics, summaries
+from tests.mutation.mutant import Mutant
 
-MUTANTS = [*statistics.MUTANTS, *comparisons.MUTANTS, *summaries.MUTANTS, *report.MUTANTS]
+MUTANTS = [
+    *statistics.MUTANTS,
+    *comparisons.MUTANTS,
+    *summaries.MUTANTS,
+    *report.MUTANTS,
+    *(Mutant(*row) for row in engine_mutants.MUTANTS),
+]

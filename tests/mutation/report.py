@@ -71,8 +71,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "ends of the score's interval swapped in the table",
-            'return f"{low:.1f} to {high:.1f}"',
-            'return f"{high:.1f} to {low:.1f}"',
+            'else f"{low:.1f} to {high:.1f}"',
+            'else f"{high:.1f} to {low:.1f}"',
         ),
     ),
     *in_file(
@@ -153,8 +153,8 @@ MUTANTS: list[Mutant] = [
         ("tests/eval/test_overview.py",),
         (
             "the average's full score is the first dataset's",
-            'np.mean([found["full_score"] for found in members])',
-            'np.mean([members[0]["full_score"]])',
+            'mean([found["full_score"] for found in members])',
+            'mean([members[0]["full_score"]])',
         ),
         (
             "averages over other benchmarks' datasets",

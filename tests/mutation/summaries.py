@@ -46,8 +46,8 @@ MUTANTS: list[Mutant] = [
         ),
         (
             "the full prefill's score for the method's",
-            '"score": float(np.mean(score))',
-            '"score": float(np.mean(full_score))',
+            '"score": _mean(score)',
+            '"score": _mean(full_score)',
         ),
         (
             "KL of the full prefill's answer is a median",

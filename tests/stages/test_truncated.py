@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from data import inputs
+from data.inputs import meta_path
 
 
 @pytest.mark.parametrize(("shorter", "truncated"), [(0, 0), (1, 1)])
@@ -19,5 +19,5 @@ def test_a_prompt_that_just_fits_is_not_truncated(place, shorter, truncated):
     )
     assert sizes[-2] < sizes[-1]
     outcome = place.ok("chunk", "--max-length", sizes[-1] - shorter)
-    assert inputs.read_meta(place.inputs)["truncated"] == truncated
+    assert json.loads(meta_path(place.inputs).read_text())["truncated"] == truncated
     assert f"{sizes[-1] - shorter} at most, {truncated} truncated" in outcome.out

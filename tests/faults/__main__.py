@@ -1,0 +1,56 @@
+"""``make faults``: damage every kind of file in many ways, and count what becomes of it.
+
+Run it from the repository root: ``python -m tests.faults CASES=2000 SEED=0``. Exit code 1 says that
+something was silently wrong or ended in a traceback; each such case is printed with its seed.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+# Before PyTorch is imported: a tiny model gains nothing from threads.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from kvfuse.variables import from_make
+from stage.options import command, option
+from tests.faults.cases import attempt, plan
+from tests.faults.stand import Stand, workroom
+from tests.faults.table import Count, table
+from tests.faults.verdict import REFUSED, RIGHT
+
+FAILED = 1
+
+
+@dataclass
+class FaultsConfig:
+    """Damage one file at a time and run what a user would run next."""
+
+    cases: int = option(2000, "how many cases; each kind of damage comes at least once (2000)")
+    seed: int = option(0, "decides which file is damaged, and where (0)")
+
+
+def main(config: FaultsConfig) -> None:
+    """Try all cases; print each failure, and the table."""
+    counts: dict[tuple[str, str], Count] = {}
+    with workroom() as room, Stand(Path(room)).ready() as stand:
+        for case in tqdm(plan(config.cases, config.seed), "faults", unit="case", disable=None):
+            found = attempt(stand, case)
+            counts.setdefault((case.target, case.damage), Count()).add(found)
+            if found.outcome not in (RIGHT, REFUSED):
+                tqdm.write(f"{found.outcome}: {case}: {found.detail}")
+    print(table(counts))
+    if any(count.failures for count in counts.values()):
+        raise SystemExit(FAILED)
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    if words == ["--make"]:
+        words = from_make(os.environ.get("MAKEFLAGS", ""))
+    sys.exit(command("faults", FaultsConfig, main, words))
