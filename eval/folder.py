@@ -88,6 +88,8 @@ class RunFolder:
         try:
             saved = unseal(parse(path.read_text(encoding="utf-8")))
             parts = [(present[part], dict(saved[part])) for part in present]
+        except IsADirectoryError:
+            raise UserError(f"{path} is a folder; move it away") from None
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{path} is damaged ({error}); start over with FRESH=1") from None
         for ours, theirs in parts:

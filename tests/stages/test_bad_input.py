@@ -255,20 +255,26 @@ def test_a_run_folder_of_another_machine(ready):
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"[]", b"{", b'{"config": 3, "machine": {}}', b"\xff\xfe", "edited", "folder"]
+    "content", [b"", b"[]", b"{", b'{"config": 3, "machine": {}}', b"\xff\xfe", "edited"]
 )
 def test_a_damaged_run_configuration(ready, content):
     path = ready.runs()["full"] / "config.json"
     if content == "edited":
         path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
-    elif content == "folder":
-        path.unlink()
-        path.mkdir()
     else:
         path.write_bytes(content)
     line = refused(ready, "eval", "--reuse", "full")
     assert f"{path} is damaged" in line
     assert "start over with FRESH=1" in line
+
+
+def test_a_folder_in_the_place_of_a_run_configuration(ready):
+    path = ready.runs()["full"] / "config.json"
+    path.unlink()
+    path.mkdir()
+    assert f"{path} is a folder; move it away" in refused(ready, "eval", "--reuse", "full")
+    path.rmdir()
+    ready.ok("eval", "--reuse", "full", "--fresh", "1")
 
 
 def test_records_without_their_configuration(ready):
