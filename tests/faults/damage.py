@@ -175,6 +175,8 @@ def double_line(hit: Hit) -> None:
 
 def reorder_lines(hit: Hit) -> None:
     def change(lines: list[str]) -> list[str]:
+        if len(lines) < 2:
+            return [*lines, *lines]
         i, j = hit.rng.sample(range(len(lines)), 2)
         lines[i], lines[j] = lines[j], lines[i]
         return lines
