@@ -229,6 +229,8 @@ def read(path: Path, recipe: Recipe) -> Inputs:
         raise UserError(f"{sidecar} is damaged ({place}: {first['msg']})") from None
     except ValueError as error:
         raise UserError(f"{sidecar} is damaged ({error})") from None
+    except FileNotFoundError:
+        raise
     except NotADirectoryError:  # nothing lies below a file, and writing there will say so
         raise FileNotFoundError(path) from None
     except IsADirectoryError:

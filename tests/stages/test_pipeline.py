@@ -166,7 +166,7 @@ def prefix_length(place: Workplace, item_id: str) -> int:
 
 
 def test_one_table_shows_all_methods(evaluated):
-    table = evaluated.said[evaluated.said.index("method") :]
+    table = evaluated.said[evaluated.said.index("\nmethod ") + 1 :]
     shown = [line.split()[0] for line in table.splitlines()[1 : len(METHODS) + 1]]
     assert shown == METHODS
     for method in METHODS:
