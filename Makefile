@@ -19,8 +19,8 @@ COMMANDS := chunk precompute eval sweep report gate doctor bench gpu-check
 $(COMMANDS): $(READY)
 	$(KVFUSE) --make $@
 
-help: $(READY)  ## the commands; kvfuse COMMAND --help lists a command's variables
-	$(KVFUSE) help
+help:  ## the commands; kvfuse COMMAND --help lists a command's variables
+	@if [ -x $(PY) ]; then $(PY) -m kvfuse help; else echo "make COMMAND installs kvfuse first: $(COMMANDS)"; fi
 	@echo; echo "Further targets of make"
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 

@@ -15,8 +15,7 @@ from models.load import source
 from stage.options import option, options_of
 
 MODEL, DATASET = "smollm2-135m", "2wikimqa"
-
-
+# Options of documents of one's own.
 OWN = ("question", "documents", "answers", "prompt", "metric")
 
 
