@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -137,8 +138,15 @@ def test_a_command_survives_shell_and_make(tmp_path, value):
     given = [f"KVS={value}", f"PROMPT={value} {{context}}", "LIMIT=3"]
     command = parse(PrecomputeConfig, given).command("precompute", surprisal=1)
     assert command.startswith("make precompute ")
+    # As typed into a shell: a make that runs these tests would have the inner one say where it is.
+    outside = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
     made = subprocess.run(
-        ["bash", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True
+        ["bash", "-c", command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=outside,
     )
     words = from_make(made.stdout)
     named = [word for word in words if not word.startswith(("MODEL=", "DATASET="))]
