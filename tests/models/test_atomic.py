@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import socket
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,15 +18,20 @@ from models.errors import UserError
 FULL = "the disk is full"
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
-    """No file may grow past 4 kB: a refusal of the system's own, in the middle of a write."""
+    """No file may grow past 4 kB: a refusal of the system's own, in the middle of a write.
+
+    Not a fixture: that would last while the runner writes its report, into a longer file perhaps.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def listing(folder):
@@ -90,16 +96,17 @@ def test_a_closed_socket_in_the_block_is_no_trouble_of_writing(tmp_path):
 
 
 @pytest.mark.parametrize("size", [100, 5000, 1_000_000])  # refused at flush, or inside write
-def test_a_full_disk_is_told(tmp_path, small_files, size):
+def test_a_full_disk_is_told(tmp_path, size):
     path = tmp_path / "file"
-    with pytest.raises(UserError, match=rf"cannot write {path}: {FULL}"):
+    with pytest.raises(UserError, match=rf"cannot write {path}: {FULL}"), small_files():
         attempt(path, b"x" * 4090, b"x" * size)
     assert listing(tmp_path) == []
 
 
-def test_a_full_disk_behind_a_librarys_own_error_is_told(tmp_path, small_files):
+def test_a_full_disk_behind_a_librarys_own_error_is_told(tmp_path):
     path = tmp_path / "file"
-    with pytest.raises(UserError, match=rf"cannot write {path}: {FULL}"), writing(path) as file:
+    told = pytest.raises(UserError, match=rf"cannot write {path}: {FULL}")
+    with told, small_files(), writing(path) as file:
         torch.save({"kv": torch.zeros(100_000)}, file)
     assert listing(tmp_path) == []
 
@@ -109,13 +116,13 @@ def swallow_the_refusal(file):
         file.write(b"x" * 1_000_000)
 
 
-def test_a_full_disk_behind_an_error_without_a_cause_is_told(tmp_path, small_files):
-    with pytest.raises(UserError, match=FULL):
+def test_a_full_disk_behind_an_error_without_a_cause_is_told(tmp_path):
+    with pytest.raises(UserError, match=FULL), small_files():
         attempt(tmp_path / "file", swallow_the_refusal, RuntimeError("unexpected pos"))
 
 
-def test_an_interrupt_stays_one_even_on_a_full_disk(tmp_path, small_files):
-    with pytest.raises(KeyboardInterrupt):
+def test_an_interrupt_stays_one_even_on_a_full_disk(tmp_path):
+    with pytest.raises(KeyboardInterrupt), small_files():
         attempt(tmp_path / "file", swallow_the_refusal, KeyboardInterrupt())
 
 
