@@ -46,7 +46,8 @@ def main(config: BenchConfig) -> None:
     method = config.headline
     points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
     folder = Path(config.outputs) / "bench"
-    environment = describe(stand.loaded, stand.engine())
+    loaded = stand.loaded
+    environment = describe(loaded.device, loaded.dtype, stand.engine().backend)
     result = {
         "environment": environment,
         "model": stand.loaded.name,

@@ -16,8 +16,8 @@ from data.row import Row
 from data.rows import digest, load_rows
 from data.segments import Splitter, Splitting
 from models.errors import UserError
+from models.load.settings import max_positions
 from models.load.tokenizer import frame
-from models.load.weights import max_positions
 from models.prompt import Prompt
 from stage.config import OWN, InputsConfig
 from stage.options import defaults_of

@@ -18,7 +18,7 @@ from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
 from eval.metrics.scores import score
 from eval.variants import Variant
-from models.engine import Prefill
+from models.engine import Engine, Prefill
 from models.errors import UserError
 from models.finite import require_finite
 from models.flops import flop_limit
@@ -61,16 +61,20 @@ class Evaluator:
 
     def __init__(self, session: Session, config: EvalConfig, variants: Sequence[Variant]) -> None:
         self.session = session
-        self.engine = session.engine
         self.dataset = dataset = session.dataset
         self.config = config
         self.variants = variants
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
-        self.stops = session.loaded.stop_ids
+        self.stops = frozenset(session.weights.known.stop_ids)
         self.observes = config.deviation or any(variant.oracle for variant in variants)
         chosen = [variant.selector for variant in variants if variant.selector]
         self.fuses = bool(chosen)
         self.needs = sorted({name for selector in chosen for name in selector.needs})
+
+    @property
+    def engine(self) -> Engine:
+        """The session's engine: asked for the first time, it loads the weights."""
+        return self.session.engine
 
     def stored(self, item: Item) -> store.StoredItem:
         """The item's files of stage 2."""

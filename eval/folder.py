@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -37,7 +37,16 @@ class RunFolder:
         self.config = config
         self.machine = machine
         self.records: dict[str, dict[str, Any]] = {}
+        self.appended = 0  # records that this process made
         self._file: IO[bytes] | None = None
+
+    def holds(self, items: Collection[str]) -> bool:
+        """Whether all these items are finished in it, looked up without taking the folder."""
+        try:
+            lines = (self.path / "records.jsonl").read_bytes().splitlines()
+            return {from_line(line, self.run)["id"] for line in lines if line.strip()} >= set(items)
+        except (OSError, ValueError):
+            return False
 
     @contextlib.contextmanager
     def opened(self, fresh: bool = False) -> Iterator[RunFolder]:
@@ -146,6 +155,14 @@ class RunFolder:
             self._file.flush()
             os.fsync(self._file.fileno())
         self.records[record["id"]] = record
+        self.appended += 1
+
+    def result(self) -> dict[str, Any] | None:
+        """What an earlier process concluded; None where it did not, or where that was damaged."""
+        try:
+            return read_result(self.path / "result.json")
+        except UserError:
+            return None
 
     def finish(self, result: dict[str, Any], text: str) -> None:
         """Write ``result.json`` and ``result.txt``."""

@@ -16,7 +16,7 @@ def main(config: ModelConfig) -> None:
     """Print the gate's table; a failure is exit code 2."""
     session = next(begin(config, ensure))
     outcome = gating.run(session)
-    print(f"{session.source.name}, {session.loaded.dtype}, {session.engine.backend} attention")
+    print(f"{session.source.name}, {session.weights.dtype}, {session.weights.backend} attention")
     print(gating.table(outcome))
     if not outcome["passed"]:
         raise UserError(f"{session.source.name} fails its gate; do not trust figures of it")

@@ -94,16 +94,16 @@ def _key(session: Session) -> dict[str, Any]:
     """Everything that the gate's outcome depends on."""
     item = gate_item(session)
     return {
-        "weights": session.loaded.fingerprint,
+        "weights": session.weights.known.fingerprint,
         "tokenizer": session.tokenizer_fingerprint,
-        "dtype": str(session.loaded.dtype),
-        "backend": session.engine.backend,
+        "dtype": str(session.weights.dtype),
+        "backend": session.weights.backend,
         "item": item.id,
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
         "code": CODE,
-        **machine(session.loaded.device),
+        **machine(session.weights.device),
     }
 
 

@@ -38,6 +38,8 @@ MEASURED_BY = (
 )
 # Taken while it is being imported: what is edited during a long run is not what made its records.
 CODE = code_digest(*MEASURED_BY, files=[Path(__file__).parent / "evaluator.py"])
+# An old picture is drawn anew where this differs.
+DRAWN_BY = code_digest(files=[Path(__file__).parent / "report" / "heatmap.py"])
 Runs = list[tuple[Variant, RunFolder]]
 Warm = set[tuple[str, float | None]]
 
@@ -54,27 +56,23 @@ def evaluate_dataset(
     evaluator = Evaluator(session, config, variants)
     check_room(session, evaluator.max_new_tokens)
     check_layers(session, variants)
-    if evaluator.fuses:
-        precompute(session, sorted({*config.scores, *evaluator.needs}))
-    for item in session.inputs.items:
-        evaluator.check(item)
+    items = session.inputs.items
+    runs = [(variant, folder(session, evaluator, variant)) for variant in variants]
+    if not config.fresh and all(found.holds([item.id for item in items]) for _, found in runs):
+        print(f"eval: {session.dataset.name}: all {len(items)} items are finished", flush=True)
+    else:
+        if evaluator.fuses:
+            precompute(session, sorted({*config.scores, *evaluator.needs}))
+        for item in items:
+            evaluator.check(item)
     gate = gating.checked(session)
     with ExitStack() as stack:
-        runs = [
-            (variant, stack.enter_context(folder(session, evaluator, variant).opened(config.fresh)))
-            for variant in variants
-        ]
+        for _, run_folder in runs:
+            stack.enter_context(run_folder.opened(config.fresh))
         evaluate(session, evaluator, runs, warm)
         results = []
         for variant, run_folder in runs:
-            result = conclude(session, evaluator, variant, run_folder, gate)
-            run_folder.finish(result, report.details(result))
-            if session.dataset.suite == "needle":
-                from eval.report import heatmap  # brings matplotlib in, which nothing else needs
-
-                title = f"Needle in a haystack: {session.source.name}, {report.label(result)}"
-                heatmap.draw(result["items"], title, run_folder.path / "heatmap.png")
-            results.append(result)
+            results.append(conclude(session, evaluator, variant, run_folder, gate))
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
     return results
@@ -89,7 +87,7 @@ def check_metrics(config: EvalConfig) -> None:
 def check_room(session: Session, max_new_tokens: int) -> None:
     """Refuse items whose answer would run past the model's positions."""
     longest = max(session.inputs.items, key=lambda item: len(item.prompt))
-    holds = session.loaded.max_positions
+    holds = session.weights.max_positions
     room = holds - max_new_tokens
     if len(longest.prompt) > room:
         prompts = [item.prompt for item in session.inputs.items]
@@ -104,7 +102,7 @@ def check_room(session: Session, max_new_tokens: int) -> None:
 
 def check_layers(session: Session, variants: Sequence[Variant]) -> None:
     """Refuse a method that looks at a layer that the model lacks, before a folder is made."""
-    last = len(session.engine.modules.layers) - 1
+    last = session.weights.layers - 1
     for variant in variants:
         if variant.selector and variant.selector.deepest > last:
             raise UserError(
@@ -119,7 +117,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     settings = session.inputs.settings
     identity = {
         "model": session.source.name,
-        "weights": session.loaded.fingerprint,
+        "weights": session.weights.known.fingerprint,
         "tokenizer": session.tokenizer_fingerprint,
         "dataset": session.dataset.name,
         "version": session.dataset.version,
@@ -135,9 +133,9 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "seed": config.seed,
         "cold": config.cold,
         "deviation": config.deviation,
-        "dtype": session.engine.modules.dtype_name,
-        "device": session.loaded.device.type,
-        "backend": session.engine.backend,
+        "dtype": str(session.weights.dtype).removeprefix("torch."),
+        "device": session.weights.device.type,
+        "backend": session.weights.backend,
         "code": CODE,
         "method_code": variant.code,
     }
@@ -146,7 +144,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / session.dataset.name
-    return RunFolder(root, label, identity, environment.machine(session.loaded.device))
+    return RunFolder(root, label, identity, environment.machine(session.weights.device))
 
 
 def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:
@@ -198,25 +196,43 @@ def conclude(
     run_folder: RunFolder,
     gate: dict[str, Any],
 ) -> dict[str, Any]:
-    """``result.json`` of one run."""
-    items = session.inputs.items
-    records = [run_folder.records[item.id] for item in items]
-    longest = max(len(item.prompt) for item in items)
-    summary = summarize(records, session.dataset, evaluator.config.seed)
-    return {
+    """Write ``result.json`` and what people look at; where nothing was run, only what changed."""
+    records = [run_folder.records[item.id] for item in session.inputs.items]
+    before = run_folder.result()
+    if before is None or run_folder.appended:
+        where = where_run(session, evaluator)
+    else:
+        where = {name: before[name] for name in ("environment", "memory_mb")}
+    result = {
         "note": session.inputs.note,
         "config": run_folder.config,
         "revisions": sorted({record.get("kvfuse", "unknown") for record in records}),
         "oracle": variant.oracle,
         "folder": str(run_folder.path),
-        "environment": environment.describe(session.loaded, session.engine),
         "inputs": session.inputs.meta.model_dump(),
         "gate": gate,
-        "memory_mb": environment.memory(
-            session.loaded,
-            store.kv_bytes(session.engine.modules, longest),
-            evaluator.observes,
-        ),
-        **summary,
+        **where,
+        **summarize(records, session.dataset, evaluator.config.seed),
+        "drawn_by": DRAWN_BY,
         "items": records,
+    }
+    picture = run_folder.path / "heatmap.png"
+    if session.dataset.suite == "needle" and not (result == before and picture.is_file()):
+        from eval.report import heatmap  # brings matplotlib in, which nothing else needs
+
+        title = f"Needle in a haystack: {session.source.name}, {report.label(result)}"
+        heatmap.draw(records, title, picture)
+    run_folder.finish(result, report.details(result))
+    return result
+
+
+def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
+    """The machine, the software and the memory of what was just run."""
+    weights = session.weights
+    longest = max(len(item.prompt) for item in session.inputs.items)
+    kv_bytes = store.kv_bytes(session.engine.modules, longest)
+    memory = environment.memory(session.loaded.model, weights.device, kv_bytes, evaluator.observes)
+    return {
+        "environment": environment.describe(weights.device, weights.dtype, weights.backend),
+        "memory_mb": memory,
     }

@@ -19,8 +19,9 @@ from data.packs import pack_file
 from data.sources.longbench import files, hub
 from models.attention.flashinfer_rows import obstacle
 from models.errors import UserError
+from models.family import FAMILIES
+from models.load.settings import pick_device, pick_dtype
 from models.load.source import alias_table, cache_dir, hub_trouble
-from models.load.weights import FAMILIES, pick_device, pick_dtype
 from stage.options import command, option
 
 GIB = 1 << 30

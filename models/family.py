@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from models.kv.rotary import rotate_keys_
 
@@ -49,6 +48,9 @@ class LlamaFamily:
 
     def rotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """RoPE as the family's attention applies it: ``[heads, R, D]`` with ``[1, R, D]``."""
+        # Here, not above: the library's models take two seconds, and options are checked before.
+        from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
+
         return apply_rotary_pos_emb(states[None], states[None], cos, sin)[0][0]
 
     def rotate_cached_(self, keys: Tensor, cos: Tensor, sin: Tensor) -> None:

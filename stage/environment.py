@@ -17,9 +17,6 @@ from typing import Any
 import torch
 import transformers
 
-from models.engine import Engine
-from models.load.weights import LoadedModel
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,13 +33,13 @@ def machine(device: torch.device) -> dict[str, Any]:
     return found
 
 
-def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
+def describe(device: torch.device, dtype: torch.dtype, backend: str) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure."""
     return {
-        **machine(loaded.device),
-        "backend": engine.backend,
-        "dtype": engine.modules.dtype_name,
-        "device_type": loaded.device.type,
+        **machine(device),
+        "backend": backend,
+        "dtype": str(dtype).removeprefix("torch."),
+        "device_type": device.type,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -87,7 +84,9 @@ def peak_mb() -> float:
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
-def memory(loaded: LoadedModel, kv_bytes: int, observes: bool) -> dict[str, float]:
+def memory(
+    model: torch.nn.Module, device: torch.device, kv_bytes: int, observes: bool
+) -> dict[str, float]:
     """Peak memory beside what it is made of; ``allowed`` is weights + 1.5 KV + 1 GiB.
 
     Parameters
@@ -95,8 +94,7 @@ def memory(loaded: LoadedModel, kv_bytes: int, observes: bool) -> dict[str, floa
     kv_bytes : KV bytes of the largest item.
     observes : the full prefill's KVs were kept beside them, which is one KV more.
     """
-    weights = sum(p.nbytes for p in loaded.model.parameters())
-    device = loaded.device
+    weights = sum(p.nbytes for p in model.parameters())
     cuda = device.type == "cuda"
     return {
         "peak": torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_mb(),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
@@ -15,14 +15,27 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from data import inputs
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
+from models.attention.registry import choose_backend
 from models.engine import Engine
+from models.errors import UserError
 from models.kv import store
+from models.load import remembered
+from models.load.remembered import Known
+from models.load.settings import (
+    check_supported,
+    head_dim,
+    max_positions,
+    pick_device,
+    pick_dtype,
+)
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import fingerprint, load_tokenizer
-from models.load.weights import LoadedModel, check_supported, load, pick_device, pick_dtype
 from models.sealed import digest
 from stage.config import InputsConfig, ModelConfig
 from stage.options import defaults_of
+
+if TYPE_CHECKING:
+    from models.load.weights import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,65 @@ class Unloaded:
         return fingerprint(self.tokenizer)
 
 
+class Weights:
+    """A model's weights, loaded when something has to be computed with them, once.
+
+    Where they will run is decided before; what identifies them is remembered from the last time.
+
+    Attributes
+    ----------
+    device, dtype, backend : where and how the model runs.
+    max_positions : tokens that its positions reach.
+    layers : how many decoder layers it has.
+
+    Raises
+    ------
+    UserError : a device, dtype or back end that cannot be had.
+    """
+
+    def __init__(self, unloaded: Unloaded, config: ModelConfig) -> None:
+        self._unloaded = unloaded
+        self._where = config.device, config.dtype
+        self.device = pick_device(config.device)
+        self.dtype = pick_dtype(config.dtype, self.device)
+        width = head_dim(unloaded.config)
+        self.backend = choose_backend(self.device, self.dtype, width, config.backend)
+        self.max_positions = max_positions(unloaded.config)
+        self.layers: int = unloaded.config.num_hidden_layers
+
+    @cached_property
+    def loaded(self) -> LoadedModel:
+        from models.load.weights import load  # brings the library's models in: two seconds
+
+        source, config = self._unloaded.source, self._unloaded.config
+        found = load(source, self._unloaded.tokenizer, *self._where)
+        known = Known(found.fingerprint, sorted(found.stop_ids))
+        if self.__dict__.setdefault("known", known) != known:
+            remembered.forget(source, config)
+            raise UserError(f"the files of {found.name} changed during the run: run it again")
+        remembered.keep(source, config, known)
+        return found
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.loaded.model, self.backend)
+
+    @cached_property
+    def known(self) -> Known:
+        """What identifies the weights, and where generation stops."""
+        found = remembered.recall(self._unloaded.source, self._unloaded.config)
+        if found is None:
+            model = self.loaded
+            found = Known(model.fingerprint, sorted(model.stop_ids))
+        return found
+
+
 @dataclass(frozen=True)
 class Session:
-    """A loaded model with the engine around it and one dataset's inputs."""
+    """A model, loaded or not, and one dataset's inputs."""
 
     unloaded: Unloaded
-    loaded: LoadedModel
-    engine: Engine
+    weights: Weights
     dataset: Dataset
     inputs: Inputs
     config: ModelConfig
@@ -70,13 +135,22 @@ class Session:
     def tokenizer_fingerprint(self) -> str:
         return self.unloaded.tokenizer_fingerprint
 
+    @property
+    def loaded(self) -> LoadedModel:
+        return self.weights.loaded
+
+    @property
+    def engine(self) -> Engine:
+        """The engine around the model: asked for the first time, it loads the weights."""
+        return self.weights.engine
+
     def expected(self, item: Item) -> dict[str, Any]:
         """The meta that this item's KV files must have."""
         return store.describe(
             self.engine.modules,
             item.prompt,
             model=self.source.name,
-            weights=self.loaded.fingerprint,
+            weights=self.weights.known.fingerprint,
             tokenizer=self.tokenizer_fingerprint,
             chunking=self.inputs.chunk_meta,
         )
@@ -90,8 +164,8 @@ class Session:
         """
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
         auto = pick_dtype("auto", pick_device(self.config.device))
-        if self.loaded.dtype != auto:
-            chosen["dtype"] = self.engine.modules.dtype_name
+        if self.weights.dtype != auto:
+            chosen["dtype"] = str(self.weights.dtype).removeprefix("torch.")
         suffix = f"-{digest(chosen)[:6]}" if chosen else ""
         return Path(self.config.kvs) / self.source.name / f"{self.dataset.name}{suffix}"
 
@@ -123,7 +197,7 @@ Find = Callable[[Unloaded, Dataset, ModelConfig], Inputs]
 
 
 def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
-    """A session for every dataset named; the model is loaded once, after all inputs are found.
+    """A session for every dataset named; all share one model, loaded once, when it is needed.
 
     Of several datasets the inputs are read anew when their turn comes: together they may be large.
 
@@ -138,14 +212,13 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
     if config.threads:
         torch.set_num_threads(config.threads)
     unloaded = Unloaded.find(config.model)
+    weights = Weights(unloaded, config)
     pending = []
     for dataset in config.datasets():
         found = find(unloaded, dataset, config)
         pending.append((dataset, found if len(config.datasets()) == 1 else None, found.recipe))
-    loaded = load(unloaded.source, unloaded.tokenizer, config.device, config.dtype)
-    engine = Engine(loaded.model, config.backend)
     for dataset, kept, recipe in pending:
         found = kept or inputs.read(inputs.item_path(config.inputs, recipe), recipe)
         if found.note:
             print(f"*** {found.note} ***", file=sys.stderr)
-        yield Session(unloaded, loaded, engine, dataset, found, config)
+        yield Session(unloaded, weights, dataset, found, config)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
 
 from models.attention import blocked
 from models.attention.blocked import BlockedRows
@@ -84,5 +83,7 @@ def _attention(
 
 def install(model: Any) -> None:
     """Route ``model``'s attention through ``rows=``, by the library's own registration."""
+    from transformers import AttentionInterface  # brings all of its models' code in
+
     AttentionInterface.register(INTERFACE, _attention)
     model.set_attn_implementation(INTERFACE)

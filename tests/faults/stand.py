@@ -129,7 +129,7 @@ class Stand:
         threads = torch.get_num_threads()
         with (
             mock.patch.object(session.Unloaded, "find", find_once),
-            mock.patch.object(session, "load", load_once),
+            mock.patch.object(weights, "load", load_once),
             mock.patch.object(datasets, "CONFIG_DIR", self.case / "config" / "datasets"),
             mock.patch.object(source, "ALIASES", self.case / "config" / "models.yaml"),
             mock.patch.dict(os.environ, {"KVFUSE_CACHE": str(self.case / "cache")}),

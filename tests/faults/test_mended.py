@@ -18,8 +18,9 @@ from eval.report.__main__ import finished
 from models.errors import UserError
 from models.kv import reader
 from models.load import sealed, source
+from models.load.settings import check_supported
 from models.load.tokenizer import encode, stop_ids
-from models.load.weights import check_supported, weight_fingerprint
+from models.load.weights import weight_fingerprint
 from models.sealed import parse
 from stage.config import InputsConfig, StageConfig
 from stage.options import defaults_of, option

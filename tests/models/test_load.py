@@ -16,8 +16,9 @@ from transformers import (
 
 from models.errors import UserError
 from models.load import weights as loading
+from models.load.settings import check_supported, max_positions, pick_device, pick_dtype
 from models.load.source import ModelSource
-from models.load.weights import check_supported, load, pick_device, pick_dtype, weight_fingerprint
+from models.load.weights import load, weight_fingerprint
 
 SIZES = {
     "vocab_size": 64,
@@ -150,8 +151,8 @@ def test_what_the_engine_runs_is_accepted(config):
 
 
 def test_yarn_stretches_the_positions():
-    assert loading.max_positions(Qwen2Config(**SIZES, rope_parameters=YARN)) == 512
-    assert loading.max_positions(LlamaConfig(**SIZES, rope_parameters=LLAMA3)) == 128
+    assert max_positions(Qwen2Config(**SIZES, rope_parameters=YARN)) == 512
+    assert max_positions(LlamaConfig(**SIZES, rope_parameters=LLAMA3)) == 128
 
 
 def test_a_model_larger_than_the_free_memory_is_refused_before_it_is_loaded(

@@ -12,6 +12,14 @@ from tests.stages.forks import ForkServer
 from tests.stages.harness import Workplace, make_model, make_rows, write_rows
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What is remembered of the tiny models goes with them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KVFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_model(tmp_path_factory.mktemp("model") / "tiny")

@@ -302,7 +302,8 @@ def test_two_settings_lie_side_by_side(ready, options):
     for again in ((), options, ()):
         outcome = ready.ok("eval", "REUSE=debug", *again)
         assert "chunk: " not in outcome.out
-        assert "precompute: all 5 items are complete" in outcome.out
+        assert "eval: 2wikimqa: all 5 items are finished" in outcome.out
+        assert "precompute: all 5 items are complete" in ready.ok("precompute", *again).out
     assert stamps(*roots) == before
     assert {path: path.read_bytes() for path in ready.root.rglob("records.jsonl")} == kept
 
