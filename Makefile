@@ -44,7 +44,7 @@ lint: $(READY)  ## ruff check, ruff format and mypy
 	@$(VENV)/bin/mypy
 
 test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
-	@$(VENV)/bin/pytest
+	@$(VENV)/bin/pytest -n 2 --dist loadfile
 
 faults: $(READY)  ## damage files in CASES= ways from a SEED=, and count what is silent or a traceback
 	@$(PY) -m tests.faults --make
