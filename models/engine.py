@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.answers import Answer, Together
 from models.attention.registry import choose_backend
 from models.choice import choose
 from models.finite import require_finite
@@ -82,6 +84,7 @@ class Engine:
             self.device, self.modules.dtype, self.modules.head_dim, backend
         )
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
+        self.together = Together(self.modules, self.backend)
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
 
@@ -305,6 +308,51 @@ class Engine:
             out.step_ms.append(watch.total())
             require_finite(logits, "the logits")
         return out
+
+    @torch.inference_mode()
+    def answer(
+        self,
+        prefill: Prefill,
+        max_new_tokens: int,
+        stop_ids: Collection[int],
+        given: Sequence[int] = (),
+        name: str = "the answer",
+        own: bool = True,
+    ) -> Answer:
+        """The greedy answer after the latest prefill, to be decoded beside others.
+
+        It is among :attr:`together` from here on, unless it is complete already.
+
+        Parameters
+        ----------
+        given : as in :meth:`decode`.
+        own : it gets a copy of the cache, so that other prefills may follow. Otherwise it lives in
+            the engine's cache and must be finished before the next prefill.
+
+        Raises
+        ------
+        ValueError : as :meth:`decode`.
+        """
+        self._require_latest(prefill)
+        *known, token = given or [prefill.first_token]
+        if self._behind[: len(known)] != known:
+            raise ValueError("the given tokens are not in the cache: follow them first")
+        length, room = prefill.length + len(known), prefill.length + max_new_tokens
+        buffer = None
+        if own:
+            shape = self.modules.kv_shape(room)
+            buffer = self.together.room(room)
+            kv = buffer[: math.prod(shape)].view(shape)
+            kv[:, :, :, :length] = self.cache.kv[:, :, :, :length]
+        else:
+            self.cache.reserve(room)
+            kv = self.cache.kv[:, :, :, :room]
+            self._behind = []  # its rows will lie there
+        answer = Answer(kv, length, known, max_new_tokens, stop_ids, name, buffer=buffer)
+        answer.add(token)
+        if not answer.done:
+            self.together.active.append(answer)
+        return answer
 
     @torch.inference_mode()
     def follow(self, prefill: Prefill, tokens: Sequence[int]) -> Tensor:

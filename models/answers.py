@@ -1,0 +1,195 @@
+"""Greedy answers of several prefills, decoded side by side: one reading of the weights for all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, CacheLayerMixin
+
+from models.attention.masked import Rows
+from models.attention.registry import rows_for
+from models.errors import UserError
+from models.finite import require_finite
+from models.modules import Modules
+
+# Rows of every step. Fewer answers are filled up with idle rows: the products keep their shape, so
+# that their rounding, and with it an answer, does not depend on how many others are beside it.
+ROWS = 8
+
+
+@dataclass(eq=False)
+class Answer:
+    """One greedy answer in the making.
+
+    Attributes
+    ----------
+    kv : ``[2, L, H_kv, capacity, D]`` rotated keys, and values, valid below ``length``.
+    tokens : the answer so far; its last token is not in ``kv`` yet.
+    limit : most tokens of an answer.
+    name : what the messages of its troubles begin with.
+    stop_token : what ended the answer, None when its length did.
+    buffer : memory that ``kv`` is a view of and that another answer may have afterwards.
+    """
+
+    kv: Tensor
+    length: int
+    tokens: list[int]
+    limit: int
+    stop_ids: Collection[int]
+    name: str = "the answer"
+    stop_token: int | None = None
+    buffer: Tensor | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.stop_token is not None or len(self.tokens) >= self.limit
+
+    def add(self, token: int) -> None:
+        """The next token: the answer's, or the one that ends it."""
+        if token in self.stop_ids:
+            self.stop_token = token
+        else:
+            self.tokens.append(token)
+
+
+class Together:
+    """Answers that advance side by side, each over its own keys and values.
+
+    Linear layers run once for all rows of a step; attention runs for each by the back end's kernel
+    for one row. More than :data:`ROWS` answers take turns.
+    """
+
+    def __init__(self, modules: Modules, backend: str) -> None:
+        self.modules = modules
+        self.backend = backend
+        self.active: list[Answer] = []
+        self._spare: list[Tensor] = []
+
+    def room(self, tokens: int) -> Tensor:
+        """Memory for so many tokens' keys and values, as one flat tensor, perhaps a longer one.
+
+        Used again where it can be: a copy into fresh pages takes three times as long.
+        """
+        need = math.prod(self.modules.kv_shape(tokens))
+        fits = [spare for spare in self._spare if spare.numel() >= need]
+        if fits:
+            found = min(fits, key=Tensor.numel)
+            self._spare = [spare for spare in self._spare if spare is not found]
+            return found
+        self._spare.clear()  # too small, all of them: what is held must not pile up
+        return torch.empty(need, device=self.modules.device, dtype=self.modules.dtype)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of keys and values held for answers, unfinished and finished ones."""
+        active = [answer.buffer for answer in self.active if answer.buffer is not None]
+        return sum(buffer.nbytes for buffer in [*active, *self._spare])
+
+    def clear(self) -> None:
+        """Let go of all answers and their memory."""
+        self.active.clear()
+        self._spare.clear()
+
+    def finish(self, answer: Answer | None = None) -> None:
+        """Advance all answers until this one is complete, or until all are.
+
+        Raises
+        ------
+        NotFinite : the logits of an answer hold NaN or infinite values; it is named, and dropped.
+        """
+        while self.active if answer is None else not answer.done:
+            for start in range(0, len(self.active), ROWS):
+                self._step(self.active[start : start + ROWS])
+            self._spare += [
+                one.buffer for one in self.active if one.done and one.buffer is not None
+            ]
+            self.active = [one for one in self.active if not one.done]
+
+    @torch.inference_mode()
+    def _step(self, answers: list[Answer]) -> None:
+        """One more token for each of these."""
+        device = self.modules.device
+        idle = [0] * (ROWS - len(answers))
+        ids = torch.tensor([*(answer.tokens[-1] for answer in answers), *idle], device=device)
+        positions = torch.tensor([*(answer.length for answer in answers), *idle], device=device)
+        embeddings = self.modules.rotary(self.modules.embed.weight, positions[None])
+        cache, rows = _Caches(answers), _EachItsOwn(answers, self.backend, device)
+        hidden = self.modules.embed(ids[None])
+        for layer in self.modules.layers:
+            hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=rows)
+        logits = self.modules.logits(hidden[0]).float()
+        tokens = logits.argmax(-1).tolist()
+        for answer, row, token in zip(answers, logits, tokens, strict=False):
+            try:
+                require_finite(row, "the logits")
+            except UserError as error:
+                self.active.remove(answer)
+                raise type(error)(
+                    f"{answer.name}: {error}" if answer.name else str(error)
+                ) from None
+            answer.length += 1
+            answer.add(token)
+
+
+class _Caches(Cache):
+    """The answers' caches as the library's layers see them: one cache with a row for each."""
+
+    def __init__(self, answers: list[Answer]) -> None:
+        n_layers = answers[0].kv.shape[1]
+        super().__init__(layers=[_Layer(answers, layer) for layer in range(n_layers)])
+
+
+class _Layer(CacheLayerMixin):
+    """``update`` writes each row behind its own answer's; idle rows are written nowhere."""
+
+    is_sliding = False
+
+    def __init__(self, answers: list[Answer], layer: int) -> None:
+        super().__init__()
+        self.answers = answers
+        self.layer = layer
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Nothing to do: the answers' rows exist."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
+        """Keys and values of every answer, ``[1, H_kv, length + 1, D]`` each, as two lists."""
+        found: tuple[list[Tensor], list[Tensor]] = ([], [])
+        for kind, states in enumerate((key_states[0], value_states[0])):
+            for row, answer in enumerate(self.answers):
+                target = answer.kv[kind, self.layer]
+                target[:, answer.length] = states[:, row]
+                found[kind].append(target[None, :, : answer.length + 1])
+        return found
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.get_seq_length(), 0
+
+    def get_seq_length(self) -> int:
+        return max(answer.length for answer in self.answers)
+
+    def get_max_length(self) -> int:
+        return max(answer.kv.shape[3] for answer in self.answers)
+
+
+class _EachItsOwn:
+    """Attention of rows that each see another cache; what idle rows get is zero."""
+
+    def __init__(self, answers: list[Answer], backend: str, device: torch.device) -> None:
+        self.rows: list[Rows] = []
+        for answer in answers:
+            position = torch.tensor([answer.length], device=device)
+            self.rows.append(rows_for(backend, position, answer.length + 1))
+
+    def attend(self, query: Tensor, key: Any, value: Any, scale: float) -> Tensor:
+        """``[1, H, R, D]`` queries over a list of keys and one of values; ``[1, R, H, D]``."""
+        out = query.new_zeros(1, query.shape[2], query.shape[1], query.shape[3])
+        for row, (rows, keys, values) in enumerate(zip(self.rows, key, value, strict=True)):
+            out[:, row : row + 1] = rows.attend(query[:, :, row : row + 1], keys, values, scale)
+        return out
