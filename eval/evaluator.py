@@ -16,8 +16,10 @@ from torch import Tensor
 from data.inputs import Item
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
+from eval.ledger import Ledger
 from eval.metrics.scores import score
 from eval.variants import Variant
+from models.answers import Answer, NoAnswer
 from models.engine import Engine, Prefill
 from models.errors import UserError
 from models.finite import require_finite
@@ -29,6 +31,10 @@ from models.truth import Truth
 from stage import environment
 from stage.session import Session
 
+# A method's answer waits for others with a copy of its KVs. Where those would take more, all that
+# wait are completed first; a single one that does is decoded where it is.
+WAITING_BYTES = 1 << 30
+TPOT_STEPS = 4  # decoded alone, behind the first token, to be timed; answers are decoded together
 DESCRIBED_BY = ("length", "depth", "context_length", "task")
 
 
@@ -56,6 +62,27 @@ class Reference:
     load_ms: float | None
 
 
+@dataclass
+class Pending:
+    """One item under one method, all but its answer.
+
+    Attributes
+    ----------
+    record : what will be kept, without ``prediction`` and scores.
+    answer : in the making beside others; ``tokens`` where it is known already.
+    """
+
+    item: Item
+    variant: Variant
+    record: dict[str, Any]
+    answer: Answer | None
+    tokens: list[int]
+
+    @property
+    def done(self) -> bool:
+        return self.answer is None or self.answer.done
+
+
 class Evaluator:
     """Runs items of one dataset; knows the metric, the answer's length and where KVs lie."""
 
@@ -70,6 +97,7 @@ class Evaluator:
         chosen = [variant.selector for variant in variants if variant.selector]
         self.fuses = bool(chosen)
         self.needs = sorted({name for selector in chosen for name in selector.needs})
+        self.ledger = Ledger()
 
     @property
     def engine(self) -> Engine:
@@ -93,21 +121,29 @@ class Evaluator:
                 variant.selector.check_item(item.id, item.prompt)
 
     def reference(self, item: Item) -> Reference:
-        """Full prefill and greedy answer, timed like every method."""
-        with _named(item, "full prefill"):
-            return self._reference(item)
+        """Full prefill and greedy answer, timed like every method.
 
-    def _reference(self, item: Item) -> Reference:
-        stored = self.stored(item)
-        load_ms = self._load(item, stored) if self.fuses and not self.config.cold else None
-        prefill = self.engine.full_prefill(item.prompt)
-        truth = self.engine.observe(item.prompt) if self.observes else None
-        answer = self.engine.decode(prefill, self.max_new_tokens, self.stops)
+        Answers that wait are taken a few tokens further beside it.
+        """
+        name = _name(item, "full prefill")
+        with _named(name):
+            stored = self.stored(item)
+            load_ms = self._load(item, stored) if self.fuses and not self.config.cold else None
+            with self.ledger.charge("prefill"):
+                prefill = self.engine.full_prefill(item.prompt)
+                truth = self.engine.observe(item.prompt) if self.observes else None
+            tpot = self._tpot(prefill)
+            answer = self.engine.answer(
+                prefill, self.max_new_tokens, self.stops, name=name, own=False
+            )
+        with self.ledger.charge("decode"):
+            self.engine.together.finish(answer)
         stop = [answer.stop_token] if answer.stop_token is not None else []
         forced = answer.tokens + stop
-        logits = self.engine.follow(prefill, forced)
-        text, points = self._score(item, answer.tokens)
-        tpot = _mean(answer.step_ms)
+        with _named(name):
+            with self.ledger.charge("follow"):
+                logits = self.engine.follow(prefill, forced)
+            text, points = self._score(item, answer.tokens)
         return Reference(
             prefill, text, points, answer.tokens, forced, logits, tpot, truth, stored, load_ms
         )
@@ -118,15 +154,16 @@ class Evaluator:
         Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
         """
         n = len(item.prompt)
-        self.engine.cache.reserve(n)
-        stored.check(self.needs)  # it may have been replaced since the run began
-        stored.forget()
-        watch = Stopwatch(self.engine.device)
-        stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
-        if stream:
-            stream.finish()
-        for name in self.needs:
-            stored.scores(name)
+        with self.ledger.charge("load"):
+            self.engine.cache.reserve(n)
+            stored.check(self.needs)  # it may have been replaced since the run began
+            stored.forget()
+            watch = Stopwatch(self.engine.device)
+            stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
+            if stream:
+                stream.finish()
+            for name in self.needs:
+                stored.scores(name)
         return watch.parts["load"]
 
     def fuse(
@@ -138,9 +175,9 @@ class Evaluator:
 
         Raises
         ------
-        UserError : as :meth:`record`.
+        UserError : the method failed here; names item and method.
         """
-        with _named(item, f"method {variant.spec}"):
+        with _named(_name(item, f"method {variant.spec}")):
             return self._fuse(item, variant, reference)
 
     def _fuse(
@@ -164,29 +201,61 @@ class Evaluator:
             )
 
         if not self.config.cold:
-            return None, prefill(stored.ready), None
-        stored.check(self.needs)  # it may have been replaced since the run began
-        dropped = stored.forget()
-        return prefill(stored.cold), prefill(stored.ready), dropped
+            with self.ledger.charge("prefill"):
+                return None, prefill(stored.ready), None
+        with self.ledger.charge("load"):
+            stored.check(self.needs)  # it may have been replaced since the run began
+            dropped = stored.forget()
+        with self.ledger.charge("prefill"):
+            return prefill(stored.cold), prefill(stored.ready), dropped
 
-    def record(self, item: Item, variant: Variant, reference: Reference) -> dict[str, Any]:
-        """Everything that is kept of one item under one method.
+    def begin(self, item: Item, variant: Variant, reference: Reference) -> Pending:
+        """One item under one method, up to its answer, which is decoded beside others.
 
         Raises
         ------
-        UserError : the method failed here, or a figure is NaN or infinite; names item and method.
+        UserError : the method failed here; names item and method.
         """
-        with _named(item, f"method {variant.spec}"):
-            record = self._record(item, variant, reference)
-            _require_finite(record)
-            return record
+        name = _name(item, f"method {variant.spec}")
+        answer, tokens = None, reference.tokens
+        with _named(name):
+            if variant.selector is None:
+                measured, ready = self._full(reference), reference.prefill
+            else:
+                measured, ready, answer, tokens = self._fused(item, variant, reference, name)
+            record = self._described(item, reference, measured, ready)
+        if answer and answer.buffer is None:
+            with self.ledger.charge("decode"):
+                self.engine.together.finish(answer)
+        return Pending(item, variant, record, answer, tokens)
 
-    def _record(self, item: Item, variant: Variant, reference: Reference) -> dict[str, Any]:
-        if variant.selector is None:
-            measured = self._full(reference)
-            ready: Prefill = reference.prefill
-        else:
-            measured, ready = self._fused(item, variant, reference)
+    def complete(self, pending: Pending) -> dict[str, Any]:
+        """Everything that is kept of one item under one method, once its answer is there.
+
+        Raises
+        ------
+        UserError : a figure is NaN or infinite; names item and method.
+        """
+        item, record = pending.item, pending.record
+        tokens = pending.answer.tokens if pending.answer else pending.tokens
+        with self.ledger.charge("score"), _named(_name(item, f"method {pending.variant.spec}")):
+            text, points = self._score(item, tokens)
+            record |= {"prediction": text, "score": points}
+            record["extra_scores"] = self._extra_scores(item, text)
+            _require_finite(record)
+        return record
+
+    def advance(self, to_the_end: bool = False) -> None:
+        """Take waiting answers further while enough of them wait, or complete them all."""
+        with self.ledger.charge("decode"):
+            if to_the_end:
+                self.engine.together.finish()
+            else:
+                self.engine.together.advance()
+
+    def _described(
+        self, item: Item, reference: Reference, measured: dict[str, Any], ready: Prefill
+    ) -> dict[str, Any]:
         prompt = item.prompt
         return {
             "id": item.id,
@@ -200,7 +269,7 @@ class Evaluator:
             "selected_sha256": _digest(ready.recomputed),
             "answers": item.answers,
             **measured,
-            "extra_scores": self._extra_scores(item, measured["prediction"]),
+            "extra_scores": {},
             "full_score": reference.score,
             "full_prefill_ms": reference.prefill.ttft_ms,
             "load_ms": reference.load_ms,
@@ -213,8 +282,8 @@ class Evaluator:
         cold = self.config.cold
         layers = len(self.engine.modules.layers)
         return {
-            "prediction": reference.text,
-            "score": reference.score,
+            "prediction": "",
+            "score": None,
             "kl_first": 0.0,
             "kl_mean": 0.0,
             "top1_agreement": agreement(reference.logits, reference.forced),
@@ -229,23 +298,28 @@ class Evaluator:
         }
 
     def _fused(
-        self, item: Item, variant: Variant, reference: Reference
-    ) -> tuple[dict[str, Any], Prefill]:
+        self, item: Item, variant: Variant, reference: Reference, name: str
+    ) -> tuple[dict[str, Any], Prefill, Answer | None, list[int]]:
         cold, ready, dropped = self._fuse(item, variant, reference)
-        logits = self.engine.follow(ready, reference.forced)
-        tokens, tpot = self._answer(ready, logits, reference)
-        text, points = self._score(item, tokens)
+        tpot = self._tpot(ready) if self.config.cold else None
+        with self.ledger.charge("follow"):
+            logits = self.engine.follow(ready, reference.forced)
         delta_kv, delta_attn = None, None
         if self.config.deviation:
             assert reference.truth is not None, "observed because deviations were asked for"
-            delta_kv, delta_attn = self.engine.deviations(reference.truth)
+            with self.ledger.charge("follow"):
+                delta_kv, delta_attn = self.engine.deviations(reference.truth)
         timed = not variant.oracle
-        return {
-            "prediction": text,
-            "score": points,
-            "kl_first": kl_divergence(reference.prefill.logits, ready.logits),
-            "kl_mean": mean_kl(reference.logits, logits),
-            "top1_agreement": agreement(logits, reference.forced),
+        with self.ledger.charge("score"):
+            distances = {
+                "kl_first": kl_divergence(reference.prefill.logits, ready.logits),
+                "kl_mean": mean_kl(reference.logits, logits),
+                "top1_agreement": agreement(logits, reference.forced),
+            }
+        measured = {
+            "prediction": "",
+            "score": None,
+            **distances,
             "delta_kv": delta_kv,
             "delta_attn": delta_attn,
             "ttft_ms": {
@@ -259,29 +333,48 @@ class Evaluator:
             if timed
             else None,
             "page_cache_dropped": dropped,
-        }, ready
+        }
+        return measured, ready, *self._answer(ready, logits, reference, name)
 
     def _answer(
-        self, ready: Prefill, logits: Tensor, reference: Reference
-    ) -> tuple[list[int], float | None]:
-        """The method's own greedy answer, and its TPOT where every token was decoded.
+        self, ready: Prefill, logits: Tensor, reference: Reference, name: str
+    ) -> tuple[Answer | None, list[int]]:
+        """The method's own greedy answer, to be decoded, or its tokens where they are known.
 
-        A float32 sweep decodes from where the answer leaves the full prefill's: up to there it was
-        already followed, token by token. In half precision many rows at once round otherwise than
-        one by one, enough to flip a near tie.
+        In float32 it goes on from where it leaves the full prefill's: up to there it was already
+        followed, token by token. In half precision many rows at once round otherwise than few,
+        enough to flip a near tie.
         """
-        if self.config.cold or self.engine.modules.dtype != torch.float32:
-            answer = self.engine.decode(ready, self.max_new_tokens, self.stops)
-            return answer.tokens, _mean(answer.step_ms)
-        greedy = logits.argmax(-1).tolist()
-        same = next(
-            (i for i, (a, b) in enumerate(zip(greedy, reference.forced, strict=True)) if a != b),
-            None,
-        )
-        if same is None:
-            return reference.tokens, None
-        given = [*reference.forced[:same], greedy[same]]
-        return self.engine.decode(ready, self.max_new_tokens, self.stops, given).tokens, None
+        given: list[int] = []
+        if self.engine.modules.dtype == torch.float32:
+            greedy = logits.argmax(-1).tolist()
+            pairs = enumerate(zip(greedy, reference.forced, strict=True))
+            same = next((i for i, (ours, theirs) in pairs if ours != theirs), None)
+            if same is None:
+                return None, reference.tokens
+            given = [*reference.forced[:same], greedy[same]]
+        with self.ledger.charge("decode"):
+            own = self._room(ready.length + self.max_new_tokens)
+            answer = self.engine.answer(
+                ready, self.max_new_tokens, self.stops, given, name=name, own=own
+            )
+        return answer, []
+
+    def _room(self, tokens: int) -> bool:
+        """Whether an answer may wait with a copy of its KVs; makes room for it where it can."""
+        need = store.kv_bytes(self.engine.modules, tokens)
+        together = self.engine.together
+        if together.bytes + need > WAITING_BYTES:
+            together.finish()
+            together.clear()
+        return need <= WAITING_BYTES
+
+    def _tpot(self, prefill: Prefill) -> float | None:
+        """Milliseconds of a token decoded alone, the mean over a few."""
+        with self.ledger.charge("decode"):
+            length = min(1 + TPOT_STEPS, self.max_new_tokens)
+            steps = self.engine.decode(prefill, length, self.stops).step_ms
+        return sum(steps) / len(steps) if steps else None
 
     def _score(self, item: Item, tokens: list[int]) -> tuple[str, float | None]:
         text = str(self.session.tokenizer.decode(tokens, skip_special_tokens=True))
@@ -301,13 +394,19 @@ class Evaluator:
         )
 
 
+def _name(item: Item, method: str) -> str:
+    return f"item {item.id}, {method}"
+
+
 @contextmanager
-def _named(item: Item, method: str) -> Iterator[None]:
+def _named(name: str) -> Iterator[None]:
     """Put the item and the method in front of what a refusal says."""
     try:
         yield
+    except NoAnswer:  # it says whose it is
+        raise
     except UserError as error:
-        raise UserError(f"item {item.id}, {method}: {error}") from error
+        raise UserError(f"{name}: {error}") from error
 
 
 def _require_finite(value: Any, name: str = "") -> None:
@@ -320,10 +419,6 @@ def _require_finite(value: Any, name: str = "") -> None:
             _require_finite(inner, name)
     elif isinstance(value, float):
         require_finite(value, f"the figures of {name}")
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _seed(seed: int, item_id: str) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from data.inputs import Item
 from eval import gating
 from eval.analysis.summary import summarize
 from eval.config import EvalConfig
-from eval.evaluator import Evaluator
+from eval.evaluator import Evaluator, Pending
 from eval.folder import RunFolder
+from eval.ledger import Ledger, line, shares
 from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
@@ -41,6 +43,7 @@ CODE = code_digest(*MEASURED_BY, files=[Path(__file__).parent / "evaluator.py"])
 # An old picture is drawn anew where this differs.
 DRAWN_BY = code_digest(files=[Path(__file__).parent / "report" / "heatmap.py"])
 Runs = list[tuple[Variant, RunFolder]]
+Waiting = deque[tuple[Pending, RunFolder]]
 Warm = set[tuple[str, float | None]]
 
 
@@ -162,15 +165,36 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
-    for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
-        evaluate_item(evaluator, item, pending[item.id])
+    evaluator.ledger = Ledger()
+    waiting: Waiting = deque()
+    with tqdm(todo, session.dataset.name, unit="item", disable=None) as bar:
+        try:
+            for item in bar:
+                evaluate_item(evaluator, item, pending[item.id], waiting)
+                evaluator.ledger.items += 1
+                bar.set_postfix_str(shares(evaluator.ledger.throughput()))
+        except UserError:
+            with suppress(UserError):  # the first trouble is the one to tell
+                settle(evaluator, waiting, to_the_end=True)
+            raise
+        settle(evaluator, waiting, to_the_end=True)
+    print(f"eval: {session.dataset.name}: {line(evaluator.ledger.throughput())}", flush=True)
 
 
-def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs) -> None:
-    """One item under these methods; what they share is let go of at the end."""
+def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs, waiting: Waiting) -> None:
+    """One item under these methods; answers may wait to be decoded beside those of others."""
     reference = evaluator.reference(item)
     for variant, run_folder in runs:
-        run_folder.append(evaluator.record(item, variant, reference))
+        waiting.append((evaluator.begin(item, variant, reference), run_folder))
+        settle(evaluator, waiting)
+
+
+def settle(evaluator: Evaluator, waiting: Waiting, to_the_end: bool = False) -> None:
+    """Take answers further, and keep what is complete, in the order in which it was begun."""
+    evaluator.advance(to_the_end)
+    while waiting and waiting[0][0].done:
+        pending, run_folder = waiting.popleft()
+        run_folder.append(evaluator.complete(pending))
 
 
 def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: Warm) -> None:
@@ -202,7 +226,7 @@ def conclude(
     if before is None or run_folder.appended:
         where = where_run(session, evaluator)
     else:
-        where = {name: before[name] for name in ("environment", "memory_mb")}
+        where = {name: before.get(name) for name in ("environment", "memory_mb", "throughput")}
     result = {
         "note": session.inputs.note,
         "config": run_folder.config,
@@ -235,4 +259,5 @@ def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
     return {
         "environment": environment.describe(weights.device, weights.dtype, weights.backend),
         "memory_mb": memory,
+        "throughput": evaluator.ledger.throughput(),
     }

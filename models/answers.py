@@ -13,13 +13,16 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
-from models.errors import UserError
-from models.finite import require_finite
+from models.finite import NotFinite, require_finite
 from models.modules import Modules
 
 # Rows of every step. Fewer answers are filled up with idle rows: the products keep their shape, so
 # that their rounding, and with it an answer, does not depend on how many others are beside it.
 ROWS = 8
+
+
+class NoAnswer(NotFinite):
+    """An answer's logits hold NaN or infinite values; the message begins with its name."""
 
 
 @dataclass(eq=False)
@@ -61,7 +64,7 @@ class Together:
     """Answers that advance side by side, each over its own keys and values.
 
     Linear layers run once for all rows of a step; attention runs for each by the back end's kernel
-    for one row. More than :data:`ROWS` answers take turns.
+    for one row.
     """
 
     def __init__(self, modules: Modules, backend: str) -> None:
@@ -95,20 +98,22 @@ class Together:
         self.active.clear()
         self._spare.clear()
 
+    def advance(self) -> None:
+        """Take steps for as long as every row of them has an answer to go on with."""
+        while len(self.active) >= ROWS:
+            self._step(self.active[:ROWS])
+
     def finish(self, answer: Answer | None = None) -> None:
-        """Advance all answers until this one is complete, or until all are.
+        """Take steps until this answer is complete, others beside it, or until all are.
 
         Raises
         ------
-        NotFinite : the logits of an answer hold NaN or infinite values; it is named, and dropped.
+        NoAnswer : of one that cannot go on; it is dropped.
         """
         while self.active if answer is None else not answer.done:
-            for start in range(0, len(self.active), ROWS):
-                self._step(self.active[start : start + ROWS])
-            self._spare += [
-                one.buffer for one in self.active if one.done and one.buffer is not None
-            ]
-            self.active = [one for one in self.active if not one.done]
+            first = [] if answer is None else [answer]
+            others = [one for one in self.active if one is not answer]
+            self._step([*first, *others[: ROWS - len(first)]])
 
     @torch.inference_mode()
     def _step(self, answers: list[Answer]) -> None:
@@ -127,13 +132,14 @@ class Together:
         for answer, row, token in zip(answers, logits, tokens, strict=False):
             try:
                 require_finite(row, "the logits")
-            except UserError as error:
+            except NotFinite as error:
                 self.active.remove(answer)
-                raise type(error)(
-                    f"{answer.name}: {error}" if answer.name else str(error)
-                ) from None
+                raise NoAnswer(f"{answer.name}: {error}") from None
             answer.length += 1
             answer.add(token)
+        done = [one.buffer for one in self.active if one.done]
+        self._spare += [buffer for buffer in done if buffer is not None]
+        self.active = [one for one in self.active if not one.done]
 
 
 class _Caches(Cache):

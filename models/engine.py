@@ -309,6 +309,14 @@ class Engine:
             require_finite(logits, "the logits")
         return out
 
+    def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
+        """What an answer goes on from: its last token is not in the cache yet, the others are."""
+        self._require_latest(prefill)
+        known = given or [prefill.first_token]
+        if self._behind[: len(known) - 1] != list(known[:-1]):
+            raise ValueError("the given tokens are not in the cache: follow them first")
+        return known
+
     @torch.inference_mode()
     def answer(
         self,
@@ -333,10 +341,7 @@ class Engine:
         ------
         ValueError : as :meth:`decode`.
         """
-        self._require_latest(prefill)
-        *known, token = given or [prefill.first_token]
-        if self._behind[: len(known)] != known:
-            raise ValueError("the given tokens are not in the cache: follow them first")
+        *known, token = self._beginning(prefill, given)
         length, room = prefill.length + len(known), prefill.length + max_new_tokens
         buffer = None
         if own:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.answers import ROWS
-from models.finite import NotFinite
+from models.answers import ROWS, NoAnswer
 from models.prompt import Prompt
 from tests.models.selector_references import fuse
 
@@ -127,7 +126,7 @@ def test_nan_is_refused_by_name_and_the_others_go_on(llama, prompt):
         answers.append(engine.answer(prefill, COUNT, (), name=f"item {number}"))
     with torch.inference_mode():
         answers[1].kv[1, 0, 0, 2] = torch.nan
-    with pytest.raises(NotFinite, match=r"^item 1: the logits hold NaN"):
+    with pytest.raises(NoAnswer, match=r"^item 1: the logits hold NaN"):
         together.finish()
     together.finish()
     together.clear()

@@ -102,7 +102,11 @@ MUTANTS: list[Row] = [
             "self._latest, self._behind = None, []",
             "self._behind = []",
         ),
-        ("given tokens are believed", "if self._behind[: len(known)] != known:", "if False:"),
+        (
+            "given tokens are believed",
+            "if self._behind[: len(known) - 1] != list(known[:-1]):",
+            "if False:",
+        ),
         (
             "followed tokens outlive their prefill",
             "self._latest, self._behind = None, []",
@@ -581,7 +585,7 @@ MUTANTS: list[Row] = [
         ("a figure that is NaN is recorded", "            _require_finite(record)\n", ""),
         (
             "items are not named",
-            'raise UserError(f"item {item.id}, {method}: {error}") from error',
+            'raise UserError(f"{name}: {error}") from error',
             "raise",
         ),
     ),

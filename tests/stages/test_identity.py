@@ -78,13 +78,13 @@ def test_an_edited_selector_is_another_run_and_the_old_one_stays(ready, own, sta
 
 
 def test_an_edit_during_a_run_is_not_what_made_its_records(ready, own, monkeypatch):
-    original = Evaluator.record
+    original = Evaluator.begin
 
-    def record(self, item, variant, reference):
+    def begin(self, item, variant, reference):
         own.write_text(BACKWARDS, encoding="utf-8")
         return original(self, item, variant, reference)
 
-    monkeypatch.setattr(Evaluator, "record", record)
+    monkeypatch.setattr(Evaluator, "begin", begin)
     ready.ok("eval", f"REUSE={own}")
     monkeypatch.undo()
     (old,) = folders(ready, "mine")

@@ -243,14 +243,14 @@ def test_what_was_built_for_the_run_is_not_built_for_items_beyond_it(ready):
 @pytest.mark.parametrize("damage", [truncated, Path.unlink])
 def test_kvs_that_vanish_while_eval_runs(ready, prepared, monkeypatch, damage):
     victim = ready.kv_files()[ready.ids()[2]]
-    original = Evaluator.record
+    original = Evaluator.begin
 
-    def record(self, item, method, reference):
+    def begin(self, item, method, reference):
         if item.id == ready.ids()[1]:
             damage(victim)
         return original(self, item, method, reference)
 
-    monkeypatch.setattr(Evaluator, "record", record)
+    monkeypatch.setattr(Evaluator, "begin", begin)
     line = line_of(ready.run("eval", "--reuse", "random"), "eval")
     assert f"item {ready.ids()[2]}, method random: {victim} is " in line
     assert "make precompute" in line

@@ -51,14 +51,14 @@ def done(whole, tmp_path) -> Workplace:
 def watched() -> Iterator[list[tuple[str, str, float | None]]]:
     """What is measured meanwhile: item, method and rate."""
     seen: list[tuple[str, str, float | None]] = []
-    original = Evaluator.record
+    original = Evaluator.begin
 
-    def record(self, item, variant, reference):
+    def begin(self, item, variant, reference):
         seen.append((item.id, variant.spec, variant.rate))
         return original(self, item, variant, reference)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Evaluator, "record", record)
+        patch.setattr(Evaluator, "begin", begin)
         yield seen
 
 
@@ -116,7 +116,8 @@ def test_a_sweep_cut_short_goes_on(ready, whole, count):
     with pytest.MonkeyPatch.context() as patch, watched() as first:
         interrupt_after(patch, count)
         outcome = ready.run("sweep", *GRID)
-    assert (outcome.code, len(first)) == (130, count)
+    assert outcome.code == 130
+    assert len(first) >= count  # some may have waited for others to be decoded beside
     assert "what is finished is kept" in outcome.err
     assert not list((ready.root / "outputs").glob("*/*/sweep-*"))
     kept = {path: path.read_bytes() for path in (ready.root / "outputs").rglob("records.jsonl")}
@@ -129,7 +130,8 @@ def test_a_sweep_cut_short_goes_on(ready, whole, count):
             lambda self, prompt: full_prefills.append(prompt) or original(self, prompt),
         )
         ready.ok("sweep", *GRID)
-    assert len(rest) == len(set(first + rest)) - count == ITEMS * POINTS - count
+    assert len(set(first + rest)) == ITEMS * POINTS
+    assert len(rest) == ITEMS * POINTS - count
     assert all(path.read_bytes().startswith(content) for path, content in kept.items())
     pending = len({item for item, _, _ in rest})
     assert len(full_prefills) == (pending + 1 if pending else 0)  # one to warm up
@@ -211,13 +213,15 @@ def test_deviations_are_measured_unless_they_are_not_wanted(done, whole):
 
 
 def test_a_distance_that_rises_with_the_rate_raises_an_alarm(ready, monkeypatch):
-    original = Evaluator.record
+    original = Evaluator.begin
 
-    def record(self, item, variant, reference):
+    def begin(self, item, variant, reference):
         distance = {"debug": variant.rate, "random": 1 - (variant.rate or 0)}[variant.spec]
-        return original(self, item, variant, reference) | {"kl_mean": distance, "kl_first": 0.0}
+        found = original(self, item, variant, reference)
+        found.record |= {"kl_mean": distance, "kl_first": 0.0}
+        return found
 
-    monkeypatch.setattr(Evaluator, "record", record)
+    monkeypatch.setattr(Evaluator, "begin", begin)
     out = ready.ok("sweep", "--reuse", "debug", "random", "--rate", *RATES, "--limit", 2).out
     (alarm,) = sweep_of(ready)["alarms"]
     assert (alarm["method"], alarm["measure"], alarm["rates"]) == ("debug", "kl_mean", [0.1, 0.4])
