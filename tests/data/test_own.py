@@ -618,3 +618,21 @@ def test_places_that_do_not_serve(tmp_path):
         (tmp_path / name).write_text("{}")
     assert "holds texts and 2 tables (q.jsonl, r.csv); keep one" in refused(tmp_path)
     assert "no such file or folder" in refused(tmp_path / "absent.jsonl")
+
+
+def test_squads_own_nested_file(tmp_path):
+    asked = [
+        {"id": "a", "question": "Who?", "answers": [{"text": "Mara", "answer_start": 0}]},
+        {"id": "b", "question": "When?", "answers": [], "is_impossible": True},
+    ]
+    other = {"id": "c", "question": "Where?", "answers": [{"text": "There", "answer_start": 4}] * 2}
+    articles = [
+        {"title": "T", "paragraphs": [{"context": "Mara came.", "qas": asked}]},
+        {"title": "U", "paragraphs": [{"context": "Not There.", "qas": [other]}]},
+    ]
+    path = tmp_path / "dev.json"
+    path.write_text(json.dumps({"version": "1.1", "data": articles}), encoding="utf-8")
+    rows = rows_of(path)
+    assert [row.id for row in rows] == ["a", "b", "c"]
+    assert [row.context for row in rows] == ["Mara came.", "Mara came.", "Not There."]
+    assert [row.answers for row in rows] == [["Mara"], [], ["There"]]

@@ -186,10 +186,28 @@ def _json(path: Path) -> list[Record]:
         found = lists[0] if len(lists) == 1 else [found]
     if not isinstance(found, list):
         raise UserError(f"{path}: neither a list of rows nor one row; {_MEND}")
+    found = _questions(found)
     for number, cells in enumerate(found, 1):
         if not isinstance(cells, dict):
             raise UserError(f"{path}, row {number}: not a JSON object; every row must be one")
     return [(f"{path}, row {number}", cells) for number, cells in enumerate(found, 1)]
+
+
+def _questions(articles: list[Any]) -> list[Any]:
+    """The questions of articles nested as in SQuAD's own files; any other list as it is."""
+    try:
+        return [
+            {
+                **{name: cell for name, cell in asked.items() if name != "answers"},
+                "context": paragraph["context"],
+                "answers": [answer["text"] for answer in asked["answers"]],
+            }
+            for article in articles
+            for paragraph in article["paragraphs"]
+            for asked in paragraph["qas"]
+        ]
+    except (KeyError, TypeError):
+        return articles
 
 
 def _separated(path: Path, separator: str) -> Records:
