@@ -255,7 +255,13 @@ def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
     weights = session.weights
     longest = max(len(item.prompt) for item in session.inputs.items)
     kv_bytes = store.kv_bytes(session.engine.modules, longest)
-    memory = environment.memory(session.loaded.model, weights.device, kv_bytes, evaluator.observes)
+    memory = environment.memory(
+        session.loaded.model,
+        weights.device,
+        kv_bytes,
+        evaluator.observes,
+        session.engine.together.peak,
+    )
     return {
         "environment": environment.describe(weights.device, weights.dtype, weights.backend),
         "memory_mb": memory,

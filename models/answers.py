@@ -71,6 +71,7 @@ class Together:
         self.modules = modules
         self.backend = backend
         self.active: list[Answer] = []
+        self.peak = 0  # most bytes that were ever held for answers
         self._spare: list[Tensor] = []
 
     def room(self, tokens: int) -> Tensor:
@@ -85,6 +86,7 @@ class Together:
             self._spare = [spare for spare in self._spare if spare is not found]
             return found
         self._spare.clear()  # too small, all of them: what is held must not pile up
+        self.peak = max(self.peak, self.bytes + need * self.modules.dtype.itemsize)
         return torch.empty(need, device=self.modules.device, dtype=self.modules.dtype)
 
     @property

@@ -85,14 +85,17 @@ def peak_mb() -> float:
 
 
 def memory(
-    model: torch.nn.Module, device: torch.device, kv_bytes: int, observes: bool
+    model: torch.nn.Module, device: torch.device, kv_bytes: int, observes: bool, answers: int
 ) -> dict[str, float]:
-    """Peak memory beside what it is made of; ``allowed`` is weights + 1.5 KV + 1 GiB.
+    """Peak memory beside what it is made of.
+
+    ``allowed`` is weights + 1.5 KV + the KVs of answers that waited + 1 GiB.
 
     Parameters
     ----------
     kv_bytes : KV bytes of the largest item.
     observes : the full prefill's KVs were kept beside them, which is one KV more.
+    answers : most bytes that were held for answers decoded side by side.
     """
     weights = sum(p.nbytes for p in model.parameters())
     cuda = device.type == "cuda"
@@ -100,5 +103,6 @@ def memory(
         "peak": torch.cuda.max_memory_allocated(device) / 1e6 if cuda else peak_mb(),
         "weights": weights / 1e6,
         "kv": kv_bytes / 1e6,
-        "allowed": (weights + (1.5 + observes) * kv_bytes + (1 << 30)) / 1e6,
+        "answers": answers / 1e6,
+        "allowed": (weights + (1.5 + observes) * kv_bytes + answers + (1 << 30)) / 1e6,
     }
