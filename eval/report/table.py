@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from eval import ledger
 from eval.analysis.measures import Results, method, rate
 from eval.report import comparison, layout
 from eval.report.columns import RUNS
@@ -39,6 +40,7 @@ def details(result: dict[str, Any]) -> str:
         f"TPOT median, ms: {tpot:.1f}" if tpot is not None else "TPOT: not measured",
         f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's "
         f"KV {memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
+        f"throughput: {ledger.line(result['throughput'])}",
         *_more_scores(result),
         f"gate passed, largest distance in logits: {checks}",
         f"made by kvfuse {result['environment']['kvfuse']} from inputs "

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.ledger import PARTS as SPENT
 from eval.report import columns, layout
 from eval.report.columns import RUNS, Column
 from eval.report.figures import SCORED, name, report
@@ -39,6 +40,12 @@ def result(method="debug", rate=0.15, *, oracle=False, **changes):
         "environment": {"device": "a processor", "threads": 2, "kvfuse": "0123"},
         "inputs": {"available": 7405},
         "gate": {"checks": [{"name": "r = 1", "distance": 1.2e-5}]},
+        "throughput": {
+            "items": 10,
+            "wall_s": 20.0,
+            "items_per_hour": 1800.0,
+            "seconds_per_item": dict.fromkeys(SPENT, 0.25) | {"decode": 0.75},
+        },
         "memory_mb": {"peak": 900.4, "weights": 500.0, "kv": 30.0, "allowed": 1569.0},
         "suite": "bench",
         "group": "reading",
