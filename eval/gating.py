@@ -13,7 +13,7 @@ from models import gate
 from models.atomic import writing
 from models.errors import UserError
 from models.sealed import parse
-from stage.environment import code, machine
+from stage.environment import code, conditions
 from stage.session import Session
 
 CODE = code()  # as it was imported: an edit during a long run is not what passed
@@ -103,7 +103,7 @@ def _key(session: Session) -> dict[str, Any]:
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
         "code": CODE,
-        **machine(session.loaded.device),
+        **conditions(session.loaded),
     }
 
 

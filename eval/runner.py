@@ -33,6 +33,7 @@ MEASURED_BY = (
     "models.flops",
     "models.kv.capture",
     "models.kv.store",
+    "models.linear.layers",
     "eval.analysis.fidelity",
     "eval.metrics.scores",
 )
@@ -146,7 +147,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / session.dataset.name
-    return RunFolder(root, label, identity, environment.machine(session.loaded.device))
+    return RunFolder(root, label, identity, environment.conditions(session.loaded))
 
 
 def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:

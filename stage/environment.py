@@ -18,13 +18,20 @@ import torch
 import transformers
 
 from models.engine import Engine
+from models.linear import layers
 from models.load.weights import LoadedModel
+from models.processor import processor
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine(device: torch.device) -> dict[str, Any]:
+def conditions(loaded: LoadedModel) -> dict[str, Any]:
     """What must stay the same while one run's times are collected."""
+    return {**machine(loaded.device), "linear": layers.path(loaded.model)}
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """The device and the software that times depend on."""
     found = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
@@ -39,7 +46,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure."""
     return {
-        **machine(loaded.device),
+        **conditions(loaded),
         "backend": engine.backend,
         "dtype": engine.modules.dtype_name,
         "device_type": loaded.device.type,
@@ -49,17 +56,6 @@ def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
         "kvfuse": revision(),
         "command": [Path(sys.argv[0]).parent.name, *sys.argv[1:]],
     }
-
-
-def processor() -> str:
-    """The CPU's name, as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 @cache

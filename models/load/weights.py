@@ -16,6 +16,8 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from models.errors import UserError
 from models.family import FAMILIES
+from models.heap import keep_freed_memory
+from models.linear.layers import pack
 from models.load.source import ModelSource, fetch
 from models.load.tokenizer import stop_ids
 
@@ -35,7 +37,8 @@ _SMALLEST = 2.0**-14  # float16's least normal number
 class LoadedModel:
     """A model ready to run: eval mode, no gradients, with what the stages record about it.
 
-    `fingerprint` is `weight_fingerprint(model)`; `max_positions` the longest prompt its positions
+    On a CPU its linear layers are packed where that pays (`models.linear.layers`). `fingerprint` is
+    the `weight_fingerprint` of the model as it was loaded, before that; `max_positions` the longest prompt its positions
     reach; `load_s` the seconds that loading took.
     """
 
@@ -76,12 +79,16 @@ def load(
             f"({lacking[0]} ...), or has them in another shape: fetch it again"
         )
     model.eval().requires_grad_(False)
+    found = weight_fingerprint(model)
+    if place.type == "cpu":
+        keep_freed_memory()
+        pack(model)
     return LoadedModel(
         model=model,
         name=source.name,
         device=place,
         dtype=kind,
-        fingerprint=weight_fingerprint(model),
+        fingerprint=found,
         stop_ids=stop_ids(tokenizer, model.generation_config),
         max_positions=max_positions(config),
         load_s=time.perf_counter() - start,
