@@ -77,9 +77,9 @@ class Choices:
 
     def _write(self) -> None:
         content = seal({"machine": self.machine, "shapes": self.shapes})
-        with contextlib.suppress(UserError):  # a cache that cannot be written stops nobody
-            with writing(self.path) as file:
-                file.write(json.dumps(content, indent=1).encode())
+        # A cache that cannot be written stops nobody.
+        with contextlib.suppress(UserError), writing(self.path) as file:
+            file.write(json.dumps(content, indent=1).encode())
 
 
 @torch.inference_mode()

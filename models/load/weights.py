@@ -38,8 +38,8 @@ class LoadedModel:
     """A model ready to run: eval mode, no gradients, with what the stages record about it.
 
     On a CPU its linear layers are packed where that pays (`models.linear.layers`). `fingerprint` is
-    the `weight_fingerprint` of the model as it was loaded, before that; `max_positions` the longest prompt its positions
-    reach; `load_s` the seconds that loading took.
+    the `weight_fingerprint` of the model as it was loaded, before that; `max_positions` the longest
+    prompt its positions reach; `load_s` the seconds that loading took.
     """
 
     model: PreTrainedModel
