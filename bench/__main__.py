@@ -47,7 +47,7 @@ def main(config: BenchConfig) -> None:
     points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
     folder = Path(config.outputs) / "bench"
     loaded = stand.loaded
-    environment = describe(loaded.device, loaded.dtype, stand.engine().backend)
+    environment = describe(loaded.device, loaded.dtype, stand.engine().backend, loaded.linear)
     result = {
         "environment": environment,
         "model": stand.loaded.name,

@@ -35,6 +35,7 @@ from models.attention.registry import rows_for
 from models.engine import Engine, Prefill
 from models.kv.capture import capture
 from models.kv.transfer import LayerStream
+from models.linear.layers import LIBRARY
 from models.prompt import Prompt
 from models.selectors import FULL_PREFILL
 from models.timing import Stopwatch, synchronize
@@ -219,7 +220,7 @@ def main(config: GpuCheckConfig) -> None:
     device = require_gpu(config)
     dtypes = [getattr(torch, name) for name in config.dtypes]
     result: dict[str, Any] = {
-        "environment": {**machine(device), "kvfuse": revision()},
+        "environment": {**machine(device, LIBRARY), "kvfuse": revision()},
         "configuration": asdict(config),
         **{part: [] for part in PARTS},
     }

@@ -1,4 +1,4 @@
-"""The library's own forward and its own ``generate``, over the same weights."""
+"""The library's own forward and its own ``generate``, over the same weights as it keeps them."""
 
 from __future__ import annotations
 
@@ -14,22 +14,28 @@ from transformers import DynamicCache, GenerationConfig
 from transformers.generation.streamers import BaseStreamer
 
 from models.attention.registry import INTERFACE
+from models.linear.layers import unpacked
 from models.load.source import quiet
 from models.timing import synchronize
 
 
 class Library:
-    """transformers as its users run it: SDPA attention, a cache that grows by concatenation."""
+    """transformers as its users run it: SDPA attention, a cache that grows by concatenation.
+
+    Its linear layers are its own too: packed ones are laid out plainly for every call, and packed
+    again, outside the time that is taken.
+    """
 
     def __init__(self, model: Any, device: torch.device) -> None:
         self.model = model
         self.device = device
 
     @contextmanager
-    def _own_attention(self) -> Iterator[None]:
+    def _own_layers(self) -> Iterator[None]:
         self.model.set_attn_implementation("sdpa")
         try:
-            yield
+            with unpacked(self.model):
+                yield
         finally:
             self.model.set_attn_implementation(INTERFACE)
 
@@ -40,7 +46,7 @@ class Library:
         ``head`` runs the last row through the LM head and brings the first token to the host; the
         other rows' logits are never computed.
         """
-        with self._own_attention():
+        with self._own_layers():
             batch = torch.tensor([list(row) for row in ids], device=self.device)
             synchronize(self.device)
             start = time.perf_counter()
@@ -74,7 +80,7 @@ class Library:
             max_new_tokens=count, do_sample=False, eos_token_id=nothing, pad_token_id=0
         )
         batch = torch.tensor([list(ids)], device=self.device)
-        with self._own_attention(), quiet():
+        with self._own_layers(), quiet():
             self.model.generate(
                 batch,
                 attention_mask=torch.ones_like(batch),

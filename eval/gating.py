@@ -103,7 +103,7 @@ def _key(session: Session) -> dict[str, Any]:
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
         "code": CODE,
-        **machine(session.weights.device),
+        **machine(session.weights.device, session.weights.known.linear),
     }
 
 

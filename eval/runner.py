@@ -35,6 +35,7 @@ MEASURED_BY = (
     "models.flops",
     "models.kv.capture",
     "models.kv.store",
+    "models.linear.layers",
     "eval.analysis.fidelity",
     "eval.metrics.scores",
 )
@@ -147,7 +148,8 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
     root = Path(config.outputs) / session.source.name / session.dataset.name
-    return RunFolder(root, label, identity, environment.machine(session.weights.device))
+    machine = environment.machine(session.weights.device, session.weights.known.linear)
+    return RunFolder(root, label, identity, machine)
 
 
 def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:
@@ -263,7 +265,9 @@ def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
         session.engine.together.peak,
     )
     return {
-        "environment": environment.describe(weights.device, weights.dtype, weights.backend),
+        "environment": environment.describe(
+            weights.device, weights.dtype, weights.backend, weights.known.linear
+        ),
         "memory_mb": memory,
         "throughput": evaluator.ledger.throughput(),
     }

@@ -20,6 +20,7 @@ from data.sources.longbench import files, hub
 from models.attention.flashinfer_rows import obstacle
 from models.errors import UserError
 from models.family import FAMILIES
+from models.linear.layers import LIBRARY, prospect
 from models.load.settings import pick_device, pick_dtype
 from models.load.source import alias_table, cache_dir, hub_trouble
 from stage.options import command, option
@@ -88,6 +89,8 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         )
     else:
         yield Finding("flashinfer", "not used: it serves CUDA devices only")
+    path = prospect(dtype) if device.type == "cpu" else f"{LIBRARY}: others serve CPUs only"
+    yield Finding("linear layers", path)
     free = psutil.virtual_memory().available
     low = "close other programs, or use a smaller model" if free < 4 * GIB else None
     yield Finding("memory", f"{free / GIB:.1f} GiB free of {_total():.1f}", low)

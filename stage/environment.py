@@ -17,26 +17,34 @@ from typing import Any
 import torch
 import transformers
 
+from models.processor import processor
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def machine(device: torch.device) -> dict[str, Any]:
-    """What must stay the same while one run's times are collected."""
+def machine(device: torch.device, linear: str) -> dict[str, Any]:
+    """What must stay the same while one run's times are collected.
+
+    Parameters
+    ----------
+    linear : the path that the model's linear layers take.
+    """
     found = {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
+        "linear": linear,
     }
     if device.type == "cuda" and find_spec("flashinfer"):
         found["flashinfer"] = version("flashinfer-python")
     return found
 
 
-def describe(device: torch.device, dtype: torch.dtype, backend: str) -> dict[str, Any]:
+def describe(device: torch.device, dtype: torch.dtype, backend: str, linear: str) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure."""
     return {
-        **machine(device),
+        **machine(device, linear),
         "backend": backend,
         "dtype": str(dtype).removeprefix("torch."),
         "device_type": device.type,
@@ -46,17 +54,6 @@ def describe(device: torch.device, dtype: torch.dtype, backend: str) -> dict[str
         "kvfuse": revision(),
         "command": [Path(sys.argv[0]).parent.name, *sys.argv[1:]],
     }
-
-
-def processor() -> str:
-    """The CPU's name, as the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return platform.processor() or platform.machine()
 
 
 @cache

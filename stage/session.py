@@ -81,6 +81,7 @@ class Weights:
         self._where = config.device, config.dtype
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
+        self._memo = unloaded.source, unloaded.config, (self.device, self.dtype)
         width = head_dim(unloaded.config)
         self.backend = choose_backend(self.device, self.dtype, width, config.backend)
         self.max_positions = max_positions(unloaded.config)
@@ -90,13 +91,12 @@ class Weights:
     def loaded(self) -> LoadedModel:
         from models.load.weights import load  # brings the library's models in: two seconds
 
-        source, config = self._unloaded.source, self._unloaded.config
-        found = load(source, self._unloaded.tokenizer, *self._where)
-        known = Known(found.fingerprint, sorted(found.stop_ids))
+        found = load(self._unloaded.source, self._unloaded.tokenizer, *self._where)
+        known = Known(found.fingerprint, sorted(found.stop_ids), found.linear)
         if self.__dict__.setdefault("known", known) != known:
-            remembered.forget(source, config)
-            raise UserError(f"the files of {found.name} changed during the run: run it again")
-        remembered.keep(source, config, known)
+            remembered.forget(*self._memo)
+            raise UserError(f"what was remembered of {found.name} no longer holds: run it again")
+        remembered.keep(*self._memo, known)
         return found
 
     @cached_property
@@ -106,10 +106,10 @@ class Weights:
     @cached_property
     def known(self) -> Known:
         """What identifies the weights, and where generation stops."""
-        found = remembered.recall(self._unloaded.source, self._unloaded.config)
+        found = remembered.recall(*self._memo)
         if found is None:
             model = self.loaded
-            found = Known(model.fingerprint, sorted(model.stop_ids))
+            found = Known(model.fingerprint, sorted(model.stop_ids), model.linear)
         return found
 
 

@@ -8,6 +8,7 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 import transformers
 from huggingface_hub import try_to_load_from_cache
 from transformers import PreTrainedConfig
@@ -16,46 +17,54 @@ from models.atomic import writing
 from models.code import code_digest
 from models.errors import UserError
 from models.load.source import ModelSource, cache_dir
+from models.processor import processor
 from models.sealed import parse, seal, unseal
+
+Where = tuple[torch.device, torch.dtype]
 
 
 @dataclass(frozen=True)
 class Known:
-    """What identifies a model's weights, and the ids that end an answer, in order."""
+    """What identifies a model's weights, the ids that end an answer, and how its layers run.
+
+    ``linear`` is the path that its linear layers take where it was loaded.
+    """
 
     fingerprint: str
     stop_ids: list[int]
+    linear: str
 
 
-def recall(source: ModelSource, config: PreTrainedConfig) -> Known | None:
+def recall(source: ModelSource, config: PreTrainedConfig, where: Where) -> Known | None:
     """What :func:`keep` was told of these very files; None where it was not, or is damaged."""
-    memo = _memo(source, config)
+    memo = _memo(source, config, where)
     if memo is None:
         return None
     try:
         found = unseal(parse(memo.read_bytes()))
-        return Known(str(found["fingerprint"]), [int(token) for token in found["stop_ids"]])
+        stop_ids = [int(token) for token in found["stop_ids"]]
+        return Known(str(found["fingerprint"]), stop_ids, str(found["linear"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
-def keep(source: ModelSource, config: PreTrainedConfig, known: Known) -> None:
+def keep(source: ModelSource, config: PreTrainedConfig, where: Where, known: Known) -> None:
     """Remember it for these files; a cache that cannot be written only costs the next loading."""
-    memo = _memo(source, config)
-    if memo is not None and recall(source, config) != known:
+    memo = _memo(source, config, where)
+    if memo is not None and recall(source, config, where) != known:
         with contextlib.suppress(UserError), writing(memo) as file:
             file.write(json.dumps(seal(asdict(known))).encode())
 
 
-def forget(source: ModelSource, config: PreTrainedConfig) -> None:
+def forget(source: ModelSource, config: PreTrainedConfig, where: Where) -> None:
     """Remember nothing of these files."""
-    memo = _memo(source, config)
+    memo = _memo(source, config, where)
     if memo is not None:
         memo.unlink(missing_ok=True)
 
 
-def _memo(source: ModelSource, config: PreTrainedConfig) -> Path | None:
-    """Named by path, size and time of change of every file, and by the code that reads them."""
+def _memo(source: ModelSource, config: PreTrainedConfig, where: Where) -> Path | None:
+    """Named by path, size and time of change of every file, and by who reads them where."""
     folder = _folder(source, config)
     if folder is None:
         return None
@@ -63,7 +72,9 @@ def _memo(source: ModelSource, config: PreTrainedConfig) -> Path | None:
     stats = sorted((str(path.resolve()), path.stat()) for path in files)
     lines = [f"{name}|{stat.st_size}|{stat.st_mtime_ns}" for name, stat in stats]
     code = code_digest("models.load.weights", "models.load.tokenizer")
-    key = "\n".join([code, transformers.__version__, *lines])
+    device, dtype = where
+    place = [str(device), str(dtype), str(torch.get_num_threads()), processor()]
+    key = "\n".join([code, transformers.__version__, str(torch.__version__), *place, *lines])
     return cache_dir() / "weights" / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.json"
 
 

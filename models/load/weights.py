@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, Pre
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from models.errors import UserError
+from models.heap import keep_freed_memory
+from models.linear import layers
 from models.load.settings import check_supported, max_positions, pick_device, pick_dtype
 from models.load.source import ModelSource, fetch
 from models.load.tokenizer import stop_ids
@@ -32,8 +34,10 @@ _SMALLEST = 2.0**-14  # float16's least normal number
 class LoadedModel:
     """A model ready to run: eval mode, no gradients, with what the stages record about it.
 
-    `fingerprint` is `weight_fingerprint(model)`; `max_positions` the longest prompt its positions
-    reach; `load_s` the seconds that loading took.
+    On a CPU its linear layers are packed where that pays (`models.linear.layers`). `fingerprint` is
+    the `weight_fingerprint` of the model as it was loaded, before that; `max_positions` the longest
+    prompt its positions reach; `load_s` the seconds that loading took; `linear` the path that its
+    linear layers take.
     """
 
     model: PreTrainedModel
@@ -44,6 +48,7 @@ class LoadedModel:
     stop_ids: frozenset[int]
     max_positions: int
     load_s: float
+    linear: str
 
 
 def load(
@@ -73,15 +78,20 @@ def load(
             f"({lacking[0]} ...), or has them in another shape: fetch it again"
         )
     model.eval().requires_grad_(False)
+    found = weight_fingerprint(model)
+    if place.type == "cpu":
+        keep_freed_memory()
+        layers.pack(model)
     return LoadedModel(
         model=model,
         name=source.name,
         device=place,
         dtype=kind,
-        fingerprint=weight_fingerprint(model),
+        fingerprint=found,
         stop_ids=stop_ids(tokenizer, model.generation_config),
         max_positions=max_positions(config),
         load_s=time.perf_counter() - start,
+        linear=layers.path(model),
     )
 
 
