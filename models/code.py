@@ -39,13 +39,17 @@ def text_digest(source: bytes) -> str:
 
 @cache
 def sources(module: str) -> frozenset[Path]:
-    """The files of ``module`` and of everything of this project that it imports, however deep."""
+    """The files of ``module`` and of everything of this project that it imports, however deep.
+
+    A C++ source beside a module, under its name, is the module's.
+    """
     found: set[Path] = set()
     pending = [module]
     while pending:
         path = _path(pending.pop())
         if path is not None and path not in found:
             found.add(path)
+            found.update(filter(Path.is_file, [path.with_suffix(".cpp")]))
             pending += _imported(path.read_bytes())
     return frozenset(found)
 

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.registry import choose_backend
 from models.choice import choose
 from models.finite import require_finite
 from models.flight import Flight
@@ -76,11 +75,9 @@ class Engine:
     """One model, one cache, one attention back end, for every method alike."""
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
-        self.modules = Modules(model)
+        self.modules = Modules(model, backend)
         self.device = self.modules.device
-        self.backend = choose_backend(
-            self.device, self.modules.dtype, self.modules.head_dim, backend
-        )
+        self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt

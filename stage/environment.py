@@ -66,8 +66,9 @@ def processor() -> str:
 def code() -> str:
     """12 hex over the engine's source files: what a gate was passed with."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "models").rglob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted((ROOT / "models").rglob("*")):
+        if path.suffix in (".py", ".cpp"):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
