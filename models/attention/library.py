@@ -20,7 +20,16 @@ from models.load.source import cache_dir
 SOURCE = Path(__file__).with_name("native.cpp")
 COMPILER = "g++"
 # The kernel shares PyTorch's OpenMP threads: it asks for the library by the name of the loaded one.
-FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-shared", "-fPIC", "-w")
+FLAGS = (
+    "-std=c++17",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=off",
+    "-fopenmp",
+    "-shared",
+    "-fPIC",
+    "-w",
+)
 NEEDED = {"avx2", "fma"}
 CPUINFO = Path("/proc/cpuinfo")
 DIGEST_BYTES = hashlib.sha256().digest_size

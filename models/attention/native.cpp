@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cfloat>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <immintrin.h>
@@ -31,7 +32,6 @@ inline void store(float* p, Floats x) { _mm512_storeu_ps(p, x); }
 inline Floats all(float x) { return _mm512_set1_ps(x); }
 inline Floats largest(Floats a, Floats b) { return _mm512_max_ps(a, b); }
 inline Floats mul_add(Floats a, Floats b, Floats c) { return _mm512_fmadd_ps(a, b, c); }
-inline Floats mul_sub(Floats a, Floats b, Floats c) { return _mm512_fmsub_ps(a, b, c); }
 inline Mask at_least(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_GE_OQ); }
 inline Floats where(Mask m, Floats a, Floats b) { return _mm512_mask_blend_ps(m, b, a); }
 inline Floats nearest(Floats x) {
@@ -49,7 +49,6 @@ inline void store(float* p, Floats x) { _mm256_storeu_ps(p, x); }
 inline Floats all(float x) { return _mm256_set1_ps(x); }
 inline Floats largest(Floats a, Floats b) { return _mm256_max_ps(a, b); }
 inline Floats mul_add(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
-inline Floats mul_sub(Floats a, Floats b, Floats c) { return _mm256_fmsub_ps(a, b, c); }
 inline Mask at_least(Floats a, Floats b) { return _mm256_cmp_ps(a, b, _CMP_GE_OQ); }
 inline Floats where(Mask m, Floats a, Floats b) { return _mm256_blendv_ps(b, a, m); }
 inline Floats nearest(Floats x) {
@@ -72,12 +71,12 @@ constexpr bool DOTS = false;
 
 constexpr int BLOCK = 64;  // keys whose scores are held at once
 constexpr int TILE = VECTORS * LANES;
-constexpr float LOWEST = -FLT_MAX;
+constexpr float LOWEST = -FLT_MAX, LOG2_E = 1.44269504f;
 constexpr float SMALLEST = -126;  // a power of two that no sum of weights notices
 constexpr int FEW_TASKS = 16, PART = 512;
 
-// 2^x for x <= 0, NaN for NaN. The polynomials are minimax on [-1/2, 1/2]: relative errors 2e-7
-// and, where the result is rounded to bfloat16, 7.5e-5.
+// 2^x for x <= 0, NaN for NaN. The polynomials are minimax on [-1/2, 1/2], the fine one among
+// those with 2^0 = 1: relative errors 1.7e-7 and, where the result is rounded to bfloat16, 7.5e-5.
 template <bool COARSE>
 inline Floats power(Floats x) {
     x = largest(all(SMALLEST), x);
@@ -87,11 +86,11 @@ inline Floats power(Floats x) {
         y = mul_add(y, f, all(0.693260985f));
         y = mul_add(y, f, all(0.999928074f));
     } else {
-        y = mul_add(all(0.0013276472f), f, all(0.00967554133f));
-        y = mul_add(y, f, all(0.0555071327f));
-        y = mul_add(y, f, all(0.240221197f));
-        y = mul_add(y, f, all(0.693146967f));
-        y = mul_add(y, f, all(1.00000007f));
+        y = mul_add(all(0.00132647272f), f, all(0.00967151269f));
+        y = mul_add(y, f, all(0.0555073374f));
+        y = mul_add(y, f, all(0.240222421f));
+        y = mul_add(y, f, all(0.693146978f));
+        y = mul_add(y, f, all(1));
     }
     return times_power(y, n);
 }
@@ -201,14 +200,15 @@ void gather_queries(const Call& call, const Tile& tile, i64 head, float* words) 
     }
 }
 
-// Write [dim][width] sums, divided by their weights, as rows of the result.
-void scatter(const Call& call, const Tile& tile, i64 head, const float* sums, const float* weights,
-             i64 width) {
+// Write sums, divided by their weights, as rows of the result: [dim + 2][width], the last two rows
+// largest score and weight. Where no score was a number above LOWEST there is no softmax: NaN.
+void scatter(const Call& call, const Tile& tile, i64 head, const float* sums, i64 width) {
     const i64 group = call.heads / call.kv_heads;
+    const float *most = sums + call.dim * width, *weight = most + width;
     for (i64 lane = 0; lane < tile.lanes; lane++) {
         const i64 row = (tile.first + lane) / group, h = head * group + (tile.first + lane) % group;
         const i64 at = (row * call.heads + h) * call.dim;
-        const float share = 1 / weights[lane];
+        const float share = most[lane] > LOWEST ? 1 / weight[lane] : __builtin_nanf("");
         for (i64 d = 0; d < call.dim; d++) {
             const float x = sums[d * width + lane] * share;
             if (call.half)
@@ -244,13 +244,14 @@ void score(const float* query, const Operand& key, i64 begin, i64 count, i64 dep
     }
 }
 
-// Scores become weights 2^(score · scale - most), in place; as pairs of keys where DEPTH is 2.
+// Scores become weights 2^((score - most) · scale), in place; as pairs of keys where DEPTH is 2.
+// The difference comes first: among huge scores the largest still has the weight 1.
 template <class A, int V, bool MASKED>
 void weigh(float* scores, i64 begin, i64 count, Floats scale, const Floats (&position)[V],
            const Floats (&most)[V], Floats (&weight)[V]) {
     constexpr bool COARSE = A::DEPTH == 2;
     auto one = [&](i64 k, int v) {
-        Floats x = power<COARSE>(mul_sub(load(scores + (k * V + v) * LANES), scale, most[v]));
+        Floats x = power<COARSE>((load(scores + (k * V + v) * LANES) - most[v]) * scale);
         if (MASKED) x = where(at_least(position[v], all(float(begin + k))), x, all(0));
         weight[v] = weight[v] + x;
         return x;
@@ -293,7 +294,7 @@ void attend_tile(const Call& call, const Tile& tile, i64 head, const Operand& ke
         weight[v] = all(0);
     }
     std::fill(sums, sums + dim * width, 0.f);
-    const Floats scale = all(call.scale * 1.44269504f);  // powers of two instead of e
+    const Floats scale = all(call.scale * LOG2_E);  // powers of two instead of e
     for (i64 k = begin; k < end; k += BLOCK) {
         const i64 count = std::min<i64>(BLOCK, end - k);
         const bool masked = k + count > tile.unmasked;
@@ -304,8 +305,8 @@ void attend_tile(const Call& call, const Tile& tile, i64 head, const Operand& ke
         else
             score<A, V, false>(query, key, k, count, depth, position, scores, next);
         for (int v = 0; v < V; v++) {
-            next[v] = largest(next[v] * scale, most[v]);
-            fade[v] = power<false>(most[v] - next[v]);
+            next[v] = largest(next[v], most[v]);
+            fade[v] = power<false>((most[v] - next[v]) * scale);
             weight[v] = weight[v] * fade[v];
             most[v] = next[v];
         }
@@ -338,7 +339,7 @@ void attend_tile(const Call& call, const Tile& tile, i64 head, const Operand& ke
 }
 
 // Parts of a row's keys, attended apart, become one: [parts][(dim + 2) · width] -> the first.
-void merge(float* parts, i64 count, i64 dim, i64 width) {
+void merge(float* parts, i64 count, i64 dim, i64 width, float scale) {
     const i64 size = (dim + 2) * width;
     for (i64 lane = 0; lane < width; lane++) {
         float* first = parts + lane;
@@ -346,7 +347,7 @@ void merge(float* parts, i64 count, i64 dim, i64 width) {
         for (i64 p = 1; p < count; p++) {
             const float* other = first + p * size;
             const float m = other[dim * width], top = std::max(*most, m);
-            const float mine = __builtin_exp2f(*most - top), its = __builtin_exp2f(m - top);
+            const float mine = std::exp2((*most - top) * scale), its = std::exp2((m - top) * scale);
             for (i64 d = 0; d < dim; d++)
                 first[d * width] = first[d * width] * mine + other[d * width] * its;
             *weight = *weight * mine + other[(dim + 1) * width] * its;
@@ -473,7 +474,7 @@ void run(const Call& call, int threads) {
                           : vectors == 2 ? attend_tile<A, 2>
                                          : attend_tile<A, 3>;
             attend(call, tile, head, key, value, begin, end, scratch, sums, mosts, weights);
-            if (!parts) scatter(call, tile, head, sums, weights, width);
+            if (!parts) scatter(call, tile, head, sums, width);
         }
 #pragma omp barrier
         if (parts)
@@ -486,8 +487,8 @@ void run(const Call& call, int threads) {
                 for (i64 p = 1; p < count; p++)
                     std::memmove(sums + p * (dim + 2) * width, sums + p * part_size,
                                  (dim + 2) * width * sizeof(float));
-                merge(sums, count, dim, width);
-                scatter(call, tiles[t], head, sums, sums + (dim + 1) * width, width);
+                merge(sums, count, dim, width, call.scale * LOG2_E);
+                scatter(call, tiles[t], head, sums, width);
             }
     }
 }
@@ -495,9 +496,6 @@ void run(const Call& call, int threads) {
 }  // namespace
 
 extern "C" {
-
-// The fewest dimensions that a head's must be a multiple of.
-int kvfuse_head_step() { return 8; }
 
 void kvfuse_attend(const Call* call, int threads) {
     if (call->half && DOTS)

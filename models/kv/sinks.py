@@ -26,9 +26,7 @@ class SinkSegments:
         a segment's sum is 1.
     """
 
-    def __init__(
-        self, rows: Rows, lengths: list[int], n_layers: int, device: torch.device
-    ) -> None:
+    def __init__(self, rows: Rows, lengths: list[int], n_layers: int, device: torch.device) -> None:
         self.rows = rows
         self.spans = list(pairwise(accumulate(lengths, initial=0)))
         self.n_layers = n_layers
