@@ -17,13 +17,16 @@ import torch
 from data import datasets
 from data.packs import pack_file
 from data.sources.longbench import files, hub
+from models.attention import native
 from models.attention.flashinfer_rows import obstacle
+from models.attention.registry import choose_backend
 from models.errors import UserError
 from models.load.source import alias_table, cache_dir, hub_trouble
 from models.load.weights import FAMILIES, pick_device, pick_dtype
 from stage.options import command, option
 
 GIB = 1 << 30
+HEAD_DIM = 128  # of a usual model
 
 
 @dataclass
@@ -79,7 +82,7 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         "device", f"{device.type} ({name}), {str(dtype).removeprefix('torch.')} by default"
     )
     if device.type == "cuda":
-        lack = obstacle(device, dtype, 128)
+        lack = obstacle(device, dtype, HEAD_DIM)
         yield Finding(
             "flashinfer",
             f"not used, attention by sdpa instead: {lack}" if lack else _flashinfer(),
@@ -87,6 +90,7 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         )
     else:
         yield Finding("flashinfer", "not used: it serves CUDA devices only")
+        yield _native(device, dtype)
     free = psutil.virtual_memory().available
     low = "close other programs, or use a smaller model" if free < 4 * GIB else None
     yield Finding("memory", f"{free / GIB:.1f} GiB free of {_total():.1f}", low)
@@ -151,6 +155,14 @@ def _disk(folder: str) -> Finding:
         return Finding(f"{folder}/", "not writable", "name another folder: INPUTS=, KVS=, OUTPUTS=")
     low = "a thousand tokens of KV take 50 MB to 1 GB; name a larger disk with KVS="
     return Finding(f"{folder}/", f"{free / GIB:.1f} GiB free", low if free < 5 * GIB else None)
+
+
+def _native(device: torch.device, dtype: torch.dtype) -> Finding:
+    lack = native.obstacle(dtype, HEAD_DIM)
+    if lack is None:
+        return Finding("native", "attention by a kernel compiled for this CPU")
+    other = choose_backend(device, dtype, HEAD_DIM)
+    return Finding("native", f"not used, attention by {other} instead, several times slower", lack)
 
 
 def _flashinfer() -> str:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 
+from models.attention import library, native
 from models.engine import Engine
 from models.load.weights import LoadedModel
 
@@ -31,6 +32,8 @@ def machine(device: torch.device) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "transformers": transformers.__version__,
     }
+    if device.type == "cpu":
+        found["compiler"] = library.compiler()
     if device.type == "cuda" and find_spec("flashinfer"):
         found["flashinfer"] = version("flashinfer-python")
     return found
@@ -41,6 +44,7 @@ def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
     return {
         **machine(loaded.device),
         "backend": engine.backend,
+        **_lacks(engine),
         "dtype": engine.modules.dtype_name,
         "device_type": loaded.device.type,
         "cores": os.cpu_count(),
@@ -49,6 +53,14 @@ def describe(loaded: LoadedModel, engine: Engine) -> dict[str, Any]:
         "kvfuse": revision(),
         "command": [Path(sys.argv[0]).parent.name, *sys.argv[1:]],
     }
+
+
+def _lacks(engine: Engine) -> dict[str, str]:
+    """Why a CPU does without the kernel that is written for it, where it does."""
+    if engine.device.type != "cpu" or engine.backend == "native":
+        return {}
+    reason = native.obstacle(engine.modules.dtype, engine.modules.head_dim)
+    return {"not_native": reason or f"BACKEND={engine.backend} was asked for"}
 
 
 def processor() -> str:

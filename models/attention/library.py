@@ -67,17 +67,27 @@ def load() -> ctypes.CDLL:
     return library
 
 
+def compiler() -> str:
+    """The compiler's name and version, or why there is none."""
+    try:
+        return _version()
+    except Unavailable as reason:
+        return str(reason)
+
+
+def _version() -> str:
+    if shutil.which(COMPILER) is None:
+        raise Unavailable(f"no {COMPILER} here: install it (apt install g++, dnf install gcc-c++)")
+    return _run([COMPILER, "--version"]).stdout.partition("\n")[0]
+
+
 @cache
 def _key() -> str:
     """16 hex over all that the compiled library depends on."""
     lacks = NEEDED - set(_cpu()[1].split())
     if platform.machine() not in ("x86_64", "AMD64") or lacks:
         raise Unavailable("it is written for x86 CPUs with AVX-512, or AVX2 and FMA")
-    compiler = shutil.which(COMPILER)
-    if compiler is None:
-        raise Unavailable(f"no {COMPILER} here: install it (apt install g++, dnf install gcc-c++)")
-    version = _run([compiler, "--version"]).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), version, " ".join(FLAGS), *_cpu())
+    parts = (SOURCE.read_text(encoding="utf-8"), _version(), " ".join(FLAGS), *_cpu())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -96,7 +106,10 @@ def _compile(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="kvfuse-native-") as folder:
         target = Path(folder) / "attention.so"
         _run([COMPILER, *FLAGS, str(SOURCE), "-o", str(target)])
-        content = target.read_bytes()
+        try:
+            content = target.read_bytes()
+        except OSError as error:
+            raise Unavailable(f"{COMPILER} left no library ({error}): install another") from error
     try:
         with writing(path) as file:
             file.write(content + hashlib.sha256(content).digest())
