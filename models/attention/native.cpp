@@ -15,6 +15,7 @@
 #include <cstdint>
 #include <cstring>
 #include <immintrin.h>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -38,6 +39,11 @@ inline Floats nearest(Floats x) {
     return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 inline Floats times_power(Floats x, Floats n) { return _mm512_scalef_ps(x, n); }
+inline float total(Floats x) { return _mm512_reduce_add_ps(x); }
+inline Floats widened(const void* p) {  // bfloat16
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
 
 #elif defined(__AVX2__) && defined(__FMA__)
 
@@ -58,6 +64,15 @@ inline Floats times_power(Floats x, Floats n) {  // n in [-126, 0], or NaN, as x
     __m256i bits = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
     return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), bits));
 }
+inline float total(Floats x) {
+    __m128 y = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    y = _mm_add_ps(y, _mm_movehl_ps(y, y));
+    return _mm_cvtss_f32(_mm_add_ss(y, _mm_movehdup_ps(y)));
+}
+inline Floats widened(const void* p) {  // bfloat16
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
 
 #else
 #error "AVX-512 or AVX2 with FMA is needed"
@@ -74,6 +89,7 @@ constexpr int TILE = VECTORS * LANES;
 constexpr float LOWEST = -FLT_MAX, LOG2_E = 1.44269504f;
 constexpr float SMALLEST = -126;  // a power of two that no sum of weights notices
 constexpr int FEW_TASKS = 16, PART = 512;
+constexpr int FEW_HEADS = 8;  // up to so many, one row is faster with dimensions along the lanes
 
 // 2^x for x <= 0, NaN for NaN. The polynomials are minimax on [-1/2, 1/2], the fine one among
 // those with 2^0 = 1: relative errors 1.7e-7 and, where the result is rounded to bfloat16, 7.5e-5.
@@ -171,6 +187,11 @@ struct Operand {  // keys or values of one K/V head and segment
     const char* data;
     i64 row;  // bytes from a key to the next, or from a pair of keys to the next
 };
+
+bool is_single(const Call& call, const Tile& tile) {
+    return tile.lanes <= FEW_HEADS && tile.lanes == call.heads / call.kv_heads &&
+           call.dim % LANES == 0;
+}
 
 struct Scratch {
     std::vector<float> memory;
@@ -338,6 +359,108 @@ void attend_tile(const Call& call, const Tile& tile, i64 head, const Operand& ke
     }
 }
 
+template <bool HALF>
+inline Floats load_from(const char* row, i64 d) {
+    return HALF ? widened(row + 2 * d) : load((const float*)row + d);
+}
+
+// What attend_tile does, for the H heads of one row: each key is read once, as fast as it comes.
+template <bool HALF, int H>
+void attend_single(const Call& call, const Tile& tile, i64 head, const Operand& key,
+                   const Operand& value, i64 begin, i64 end, Scratch& scratch, float* sums) {
+    const i64 dim = call.dim, row = tile.first / H;
+    float *query = scratch.take(2 * H * dim), *averages = query + H * dim;
+    for (i64 h = 0; h < H; h++) {
+        const char* from = call.query + (head * H + h) * call.query_head + row * call.query_row;
+        for (i64 d = 0; d < dim; d += LANES)
+            store(query + h * dim + d, load_from<HALF>(from, d));
+    }
+    std::fill(averages, averages + H * dim, 0.f);
+    alignas(64) float scores[H][BLOCK];
+    float most[H], weight[H], fade[H];
+    for (int h = 0; h < H; h++) most[h] = LOWEST, weight[h] = 0;
+    const Floats scale = all(call.scale * LOG2_E);
+    for (i64 k = begin; k < end; k += BLOCK) {
+        const i64 count = std::min<i64>(BLOCK, end - k);
+        for (i64 i = 0; i < BLOCK; i++) {
+            if (i >= count) {
+                for (int h = 0; h < H; h++) scores[h][i] = -__builtin_inff();
+                continue;
+            }
+            const char* from = key.data + (k + i) * key.row;
+            Floats part[H] = {};
+            for (i64 d = 0; d < dim; d += LANES) {
+                const Floats x = load_from<HALF>(from, d);
+#pragma GCC unroll 8
+                for (int h = 0; h < H; h++)
+                    part[h] = mul_add(x, load(query + h * dim + d), part[h]);
+            }
+#pragma GCC unroll 8
+            for (int h = 0; h < H; h++) scores[h][i] = total(part[h]);
+        }
+        for (int h = 0; h < H; h++) {
+            alignas(64) float lanes[LANES];
+            Floats top = all(most[h]), added = all(0);
+            for (int i = 0; i < BLOCK; i += LANES) top = largest(load(scores[h] + i), top);
+            store(lanes, top);
+            const float next = *std::max_element(lanes, lanes + LANES);
+            for (int i = 0; i < BLOCK; i += LANES) {
+                const Floats x = power<false>((load(scores[h] + i) - all(next)) * scale);
+                store(scores[h] + i, x);
+                added = added + x;
+            }
+            store(lanes, power<false>((all(most[h]) - all(next)) * scale));
+            fade[h] = lanes[0];
+            weight[h] = weight[h] * fade[h] + total(added);
+            most[h] = next;
+        }
+        constexpr int WIDE = H > 4 ? 2 : 4;
+        const char* block = value.data + k * value.row;
+        auto add = [&](i64 d, auto wide) {
+            constexpr int W = decltype(wide)::value;
+            Floats part[W][H];
+#pragma GCC unroll 8
+            for (int h = 0; h < H; h++)
+#pragma GCC unroll 4
+                for (int w = 0; w < W; w++)
+                    part[w][h] = load(averages + h * dim + d + w * LANES) * all(fade[h]);
+            for (i64 i = 0; i < count; i++) {
+                Floats x[W];
+#pragma GCC unroll 4
+                for (int w = 0; w < W; w++)
+                    x[w] = load_from<HALF>(block + i * value.row, d + w * LANES);
+#pragma GCC unroll 8
+                for (int h = 0; h < H; h++)
+#pragma GCC unroll 4
+                    for (int w = 0; w < W; w++)
+                        part[w][h] = mul_add(x[w], all(scores[h][i]), part[w][h]);
+            }
+#pragma GCC unroll 8
+            for (int h = 0; h < H; h++)
+#pragma GCC unroll 4
+                for (int w = 0; w < W; w++)
+                    store(averages + h * dim + d + w * LANES, part[w][h]);
+        };
+        i64 d = 0;
+        for (; d + WIDE * LANES <= dim; d += WIDE * LANES)
+            add(d, std::integral_constant<int, WIDE>());
+        for (; d < dim; d += LANES) add(d, std::integral_constant<int, 1>());
+    }
+    for (int h = 0; h < H; h++) {
+        for (i64 d = 0; d < dim; d++) sums[d * LANES + h] = averages[h * dim + d];
+        sums[dim * LANES + h] = most[h];
+        sums[(dim + 1) * LANES + h] = weight[h];
+    }
+}
+
+using Attend = void (*)(const Call&, const Tile&, i64, const Operand&, const Operand&, i64, i64,
+                         Scratch&, float*);
+template <bool HALF>
+constexpr Attend SINGLES[] = {attend_single<HALF, 1>, attend_single<HALF, 2>,
+                               attend_single<HALF, 3>, attend_single<HALF, 4>,
+                               attend_single<HALF, 5>, attend_single<HALF, 6>,
+                               attend_single<HALF, 7>, attend_single<HALF, 8>};
+
 // Parts of a row's keys, attended apart, become one: [parts][(dim + 2) · width] -> the first.
 void merge(float* parts, i64 count, i64 dim, i64 width, float scale) {
     const i64 size = (dim + 2) * width;
@@ -399,7 +522,9 @@ template <class A>
 void run(const Call& call, int threads) {
     static thread_local Scratch prepared_memory, part_memory;
     const std::vector<Tile> tiles = cut(call);
-    const i64 dim = call.dim, copied = call.half ? 512 : 0;
+    const bool all_single = std::all_of(tiles.begin(), tiles.end(),
+                                        [&](const Tile& t) { return is_single(call, t); });
+    const i64 dim = call.dim, copied = call.half && !all_single ? 512 : 0;
     // Keys of each segment that any row sees, and where its prepared rows begin.
     std::vector<i64> seen(call.segments), start(call.segments + 1, 0);
     for (i64 s = 0; s < call.segments; s++) {
@@ -409,17 +534,20 @@ void run(const Call& call, int threads) {
     }
     const i64 total = start[call.segments] * dim * 4;  // bytes of a head's prepared rows
     char *values = nullptr, *keys = nullptr;
-    if (call.half) {
+    if (copied) {
         const i64 kinds = A::DEPTH == 1 ? 2 : 1;
         values = (char*)prepared_memory.take(kinds * call.kv_heads * total / 4);
         keys = values + (kinds - 1) * call.kv_heads * total;
     }
-    auto operand = [&](bool is_value, i64 head, i64 s) -> Operand {
-        if (call.half && (is_value || A::DEPTH == 1))
-            return {(is_value ? values : keys) + head * total + start[s] * dim * 4, dim * 4};
+    auto raw = [&](bool is_value, i64 head, i64 s) -> Operand {
         const i64 row = is_value ? call.value_row : call.key_row;
         const i64 by = is_value ? call.value_head : call.key_head;
         return {(is_value ? call.value : call.key) + head * by + call.segment_keys[s] * row, row};
+    };
+    auto operand = [&](bool is_value, i64 head, i64 s) -> Operand {
+        if (copied && (is_value || A::DEPTH == 1))
+            return {(is_value ? values : keys) + head * total + start[s] * dim * 4, dim * 4};
+        return raw(is_value, head, s);
     };
     // Few tiles would leave threads idle: their keys are cut, by the same rule on any number.
     const i64 pairs = i64(tiles.size()) * call.kv_heads;
@@ -470,6 +598,13 @@ void run(const Call& call, int threads) {
             float* sums = parts ? parts + (head * first_part.back() + part) * part_size
                                 : own.take(part_size);
             float *mosts = sums + dim * width, *weights = mosts + width;
+            if (is_single(call, tile)) {
+                auto attend = (call.half ? SINGLES<true> : SINGLES<false>)[tile.lanes - 1];
+                attend(call, tile, head, raw(false, head, tile.segment),
+                       raw(true, head, tile.segment), begin, end, scratch, sums);
+                if (!parts) scatter(call, tile, head, sums, width);
+                continue;
+            }
             auto attend = vectors == 1 ? attend_tile<A, 1>
                           : vectors == 2 ? attend_tile<A, 2>
                                          : attend_tile<A, 3>;
