@@ -41,7 +41,7 @@ def text_digest(source: bytes) -> str:
 def sources(module: str) -> frozenset[Path]:
     """The files of ``module`` and of everything of this project that it imports, however deep.
 
-    A C++ source beside a module, under its name, is the module's.
+    C++ sources count for the modules of their folder.
     """
     found: set[Path] = set()
     pending = [module]
@@ -49,7 +49,7 @@ def sources(module: str) -> frozenset[Path]:
         path = _path(pending.pop())
         if path is not None and path not in found:
             found.add(path)
-            found.update(filter(Path.is_file, [path.with_suffix(".cpp")]))
+            found.update(file for file in path.parent.iterdir() if file.suffix in (".cpp", ".h"))
             pending += _imported(path.read_bytes())
     return frozenset(found)
 

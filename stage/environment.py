@@ -79,7 +79,7 @@ def code() -> str:
     """12 hex over the engine's source files: what a gate was passed with."""
     digest = hashlib.sha256()
     for path in sorted((ROOT / "models").rglob("*")):
-        if path.suffix in (".py", ".cpp"):
+        if path.suffix in (".py", ".cpp", ".h"):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

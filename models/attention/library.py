@@ -87,7 +87,8 @@ def _key() -> str:
     lacks = NEEDED - set(_cpu()[1].split())
     if platform.machine() not in ("x86_64", "AMD64") or lacks:
         raise Unavailable("it is written for x86 CPUs with AVX-512, or AVX2 and FMA")
-    parts = (SOURCE.read_text(encoding="utf-8"), _version(), " ".join(FLAGS), *_cpu())
+    sources = [path.read_text("utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    parts = (*sources, _version(), " ".join(FLAGS), *_cpu())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
