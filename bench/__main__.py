@@ -47,7 +47,10 @@ def main(config: BenchConfig) -> None:
     points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
     folder = Path(config.outputs) / "bench"
     loaded = stand.loaded
-    environment = describe(loaded.device, loaded.dtype, stand.engine().backend, loaded.linear)
+    modules = stand.engine().modules
+    environment = describe(
+        loaded.device, loaded.dtype, modules.backend, loaded.linear, modules.head_dim
+    )
     result = {
         "environment": environment,
         "model": stand.loaded.name,

@@ -31,7 +31,7 @@ from bench.rounds import interleave
 from models import gate
 from models.atomic import writing
 from models.attention.paged import workspace
-from models.attention.registry import rows_for
+from models.attention.registry import choose_backend, rows_for
 from models.engine import Engine, Prefill
 from models.kv.capture import capture
 from models.kv.transfer import LayerStream
@@ -91,7 +91,9 @@ def attention(
     rows = torch.cat([chosen.sort().values, question]).to(device)
     key, value = torch.randn(2, 1, n_kv_heads, n, head_dim, device=device).to(dtype)
     queries = torch.randn(1, n, n_heads, head_dim, device=device).to(dtype).transpose(1, 2)
-    backends = config.backends if device.type == "cuda" else ["blocked"]
+    backends = (
+        config.backends if device.type == "cuda" else [choose_backend(device, dtype, head_dim)]
+    )
     kinds = {"causal": (backends[0], torch.arange(n, device=device))}
     kinds |= {backend: (backend, rows) for backend in backends}
 

@@ -26,7 +26,7 @@ def precompute_row(stand: Stand) -> dict[str, Any]:
     # One token stands for the question, which is none of stage 2's work; the first chunk begins the
     # prompt, where capture() adds no sink, so it brings its own.
     only_chunks = Prompt.join([], [chunks[0], *bodies[1:]], [prompt.ids[-1]])
-    modules = Modules(stand.loaded.model)
+    modules = Modules(stand.loaded.model, stand.config.backend)
 
     def ours() -> float:
         synchronize(stand.device)

@@ -266,7 +266,11 @@ def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
     )
     return {
         "environment": environment.describe(
-            weights.device, weights.dtype, weights.backend, weights.known.linear
+            weights.device,
+            weights.dtype,
+            weights.backend,
+            weights.known.linear,
+            weights.head_dim,
         ),
         "memory_mb": memory,
         "throughput": evaluator.ledger.throughput(),

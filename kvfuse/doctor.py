@@ -17,7 +17,9 @@ import torch
 from data import datasets
 from data.packs import pack_file
 from data.sources.longbench import files, hub
+from models.attention import native
 from models.attention.flashinfer_rows import obstacle
+from models.attention.registry import choose_backend
 from models.errors import UserError
 from models.family import FAMILIES
 from models.linear.layers import LIBRARY, prospect
@@ -26,6 +28,7 @@ from models.load.source import alias_table, cache_dir, hub_trouble
 from stage.options import command, option
 
 GIB = 1 << 30
+HEAD_DIM = 128  # of a usual model
 
 
 @dataclass
@@ -81,7 +84,7 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         "device", f"{device.type} ({name}), {str(dtype).removeprefix('torch.')} by default"
     )
     if device.type == "cuda":
-        lack = obstacle(device, dtype, 128)
+        lack = obstacle(device, dtype, HEAD_DIM)
         yield Finding(
             "flashinfer",
             f"not used, attention by sdpa instead: {lack}" if lack else _flashinfer(),
@@ -89,6 +92,7 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         )
     else:
         yield Finding("flashinfer", "not used: it serves CUDA devices only")
+        yield _native(device, dtype)
     path = prospect(dtype) if device.type == "cpu" else f"{LIBRARY}: others serve CPUs only"
     yield Finding("linear layers", path)
     free = psutil.virtual_memory().available
@@ -155,6 +159,14 @@ def _disk(folder: str) -> Finding:
         return Finding(f"{folder}/", "not writable", "name another folder: INPUTS=, KVS=, OUTPUTS=")
     low = "a thousand tokens of KV take 50 MB to 1 GB; name a larger disk with KVS="
     return Finding(f"{folder}/", f"{free / GIB:.1f} GiB free", low if free < 5 * GIB else None)
+
+
+def _native(device: torch.device, dtype: torch.dtype) -> Finding:
+    lack = native.obstacle(dtype, HEAD_DIM)
+    if lack is None:
+        return Finding("native", "attention by a kernel compiled for this CPU")
+    other = choose_backend(device, dtype, HEAD_DIM)
+    return Finding("native", f"not used, attention by {other} instead, several times slower", lack)
 
 
 def _flashinfer() -> str:

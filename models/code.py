@@ -39,13 +39,17 @@ def text_digest(source: bytes) -> str:
 
 @cache
 def sources(module: str) -> frozenset[Path]:
-    """The files of ``module`` and of everything of this project that it imports, however deep."""
+    """The files of ``module`` and of everything of this project that it imports, however deep.
+
+    C++ sources count for the modules of their folder.
+    """
     found: set[Path] = set()
     pending = [module]
     while pending:
         path = _path(pending.pop())
         if path is not None and path not in found:
             found.add(path)
+            found.update(file for file in path.parent.iterdir() if file.suffix in (".cpp", ".h"))
             pending += _imported(path.read_bytes())
     return frozenset(found)
 

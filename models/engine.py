@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from models.answers import Answer, Together
-from models.attention.registry import choose_backend
 from models.choice import choose
 from models.finite import require_finite
 from models.flight import Flight
@@ -78,11 +77,9 @@ class Engine:
     """One model, one cache, one attention back end, for every method alike."""
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
-        self.modules = Modules(model)
+        self.modules = Modules(model, backend)
         self.device = self.modules.device
-        self.backend = choose_backend(
-            self.device, self.modules.dtype, self.modules.head_dim, backend
-        )
+        self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
         self.together = Together(self.modules, self.backend)
         self._latest: Prefill | None = None  # whose states the cache holds

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.attention.registry import install
+from models.attention.registry import choose_backend, install
 from models.family import FAMILIES
 
 
@@ -17,9 +17,17 @@ class Modules:
     Holds no weights of its own. Making one routes the model's attention through the engine's back
     ends (:func:`models.attention.registry.install`), so the model's own ``forward`` no longer works
     on it.
+
+    Attributes
+    ----------
+    backend : what attends, in everything that is run on these modules.
+
+    Raises
+    ------
+    UserError : there is no such back end, or not here.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, backend: str = "auto") -> None:
         install(model)
         self.model = model
         self.config = model.config
@@ -36,6 +44,7 @@ class Modules:
         self.n_kv_heads: int = family.n_kv_heads
         self.head_dim: int = family.head_dim
         self.scale: float = family.scale
+        self.backend = choose_backend(self.device, self.dtype, self.head_dim, backend)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

@@ -98,7 +98,7 @@ class MachineOptions:
         "auto", "auto (float32 on a CPU, bfloat16 elsewhere), float32, bfloat16, float16"
     )
     backend: str = option(
-        "auto", "attention: auto, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
+        "auto", "attention: auto, native, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
     )
     threads: int | None = option(None, "CPU threads (PyTorch's choice)")
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import transformers
 
+from models.attention import library, native
 from models.processor import processor
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,16 +37,21 @@ def machine(device: torch.device, linear: str) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "linear": linear,
     }
+    if device.type == "cpu":
+        found["compiler"] = library.compiler()
     if device.type == "cuda" and find_spec("flashinfer"):
         found["flashinfer"] = version("flashinfer-python")
     return found
 
 
-def describe(device: torch.device, dtype: torch.dtype, backend: str, linear: str) -> dict[str, Any]:
+def describe(
+    device: torch.device, dtype: torch.dtype, backend: str, linear: str, head_dim: int
+) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure."""
     return {
         **machine(device, linear),
         "backend": backend,
+        **_lacks(device, dtype, backend, head_dim),
         "dtype": str(dtype).removeprefix("torch."),
         "device_type": device.type,
         "cores": os.cpu_count(),
@@ -56,12 +62,20 @@ def describe(device: torch.device, dtype: torch.dtype, backend: str, linear: str
     }
 
 
+def _lacks(device: torch.device, dtype: torch.dtype, backend: str, head_dim: int) -> dict[str, str]:
+    """Why a CPU does without the kernel that is written for it, where it does."""
+    if device.type != "cpu" or backend == "native":
+        return {}
+    return {"not_native": native.obstacle(dtype, head_dim) or f"BACKEND={backend} was asked for"}
+
+
 @cache
 def code() -> str:
     """12 hex over the engine's source files: what a gate was passed with."""
     digest = hashlib.sha256()
-    for path in sorted((ROOT / "models").rglob("*.py")):
-        digest.update(path.read_bytes())
+    for path in sorted((ROOT / "models").rglob("*")):
+        if path.suffix in (".py", ".cpp", ".h"):
+            digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 

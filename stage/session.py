@@ -68,6 +68,7 @@ class Weights:
     Attributes
     ----------
     device, dtype, backend : where and how the model runs.
+    head_dim : the width of its attention heads.
     max_positions : tokens that its positions reach.
     layers : how many decoder layers it has.
 
@@ -82,8 +83,8 @@ class Weights:
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self._memo = unloaded.source, unloaded.config, (self.device, self.dtype)
-        width = head_dim(unloaded.config)
-        self.backend = choose_backend(self.device, self.dtype, width, config.backend)
+        self.head_dim = head_dim(unloaded.config)
+        self.backend = choose_backend(self.device, self.dtype, self.head_dim, config.backend)
         self.max_positions = max_positions(unloaded.config)
         self.layers: int = unloaded.config.num_hidden_layers
 

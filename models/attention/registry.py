@@ -16,15 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention import blocked
+from models.attention import blocked, native
 from models.attention.blocked import BlockedRows
 from models.attention.flashinfer_rows import FORMS, FlashInferRows, obstacle
 from models.attention.masked import CausalRows, MaskedRows, Rows
+from models.attention.native import NativeRows, NativeSegments
+from models.attention.packed import PackedSegments
 from models.errors import UserError
 
 INTERFACE = "kvfuse"
 
 BACKENDS: dict[str, Callable[[Tensor, int], Rows]] = {
+    "native": NativeRows,
     "blocked": BlockedRows,
     "sdpa": MaskedRows,
     "flashinfer": FlashInferRows,
@@ -35,9 +38,10 @@ BACKENDS: dict[str, Callable[[Tensor, int], Rows]] = {
 def choose_backend(
     device: torch.device, dtype: torch.dtype, head_dim: int, requested: str = "auto"
 ) -> str:
-    """Name the back end: ``blocked`` on a CPU, ``flashinfer`` on CUDA, masked ``sdpa`` elsewhere.
+    """Name the back end: on a CPU ``native`` or else ``blocked``, on CUDA ``flashinfer``.
 
-    The first two where they can run, ``sdpa`` where they cannot.
+    Each where it can run, and masked ``sdpa`` where none can. To find out may take some seconds,
+    once on a machine: ``native`` is compiled then.
 
     Raises
     ------
@@ -45,14 +49,18 @@ def choose_backend(
     """
     if requested == "auto":
         if device.type == "cpu":
+            if native.obstacle(dtype, head_dim) is None:
+                return "native"
             return "sdpa" if blocked.obstacle() else "blocked"
         return "sdpa" if obstacle(device, dtype, head_dim) else "flashinfer"
     if requested not in BACKENDS:
         raise UserError(f"unknown back end BACKEND={requested}: use auto, {', '.join(BACKENDS)}")
-    if requested == "blocked" and device.type != "cpu":
-        raise UserError(f"BACKEND=blocked runs on a CPU, the model is on {device.type}")
+    if requested in ("native", "blocked") and device.type != "cpu":
+        raise UserError(f"BACKEND={requested} runs on a CPU, the model is on {device.type}")
     library, _, form = requested.partition(":")
     reason = blocked.obstacle() if requested == "blocked" else None
+    if requested == "native":
+        reason = native.obstacle(dtype, head_dim)
     if library == "flashinfer":
         reason = obstacle(device, dtype, head_dim, form)
     if reason:
@@ -62,9 +70,14 @@ def choose_backend(
 
 def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
-    if len(positions) == n_keys > 1 and not backend.startswith("flashinfer"):
+    if len(positions) == n_keys > 1 and backend in ("blocked", "sdpa"):
         return CausalRows()
     return BACKENDS[backend](positions, n_keys)
+
+
+def segments_for(backend: str, lengths: list[int]) -> Rows:
+    """Segments of these lengths side by side, blind to each other, for the named back end."""
+    return NativeSegments(lengths) if backend == "native" else PackedSegments(lengths)
 
 
 def _attention(

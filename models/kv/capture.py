@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention.packed import PackedSegments
+from models.attention.registry import segments_for
 from models.finite import require_finite
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
@@ -97,13 +97,13 @@ def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: dict[st
     ]
     source = torch.cat([torch.arange(row, row + n, device=device) for row, _, n in bodies])
     target = torch.cat([torch.arange(start, start + n, device=device) for _, start, n in bodies])
-    sinks = SinkSegments(lengths, len(modules.layers), device) if "sinks" in scores else None
-    rows = sinks or PackedSegments(lengths)
+    rows = segments_for(modules.backend, lengths)
+    sinks = SinkSegments(rows, lengths, len(modules.layers), device) if "sinks" in scores else None
     hidden = modules.embed(ids[None])
     rotary = modules.rotary(hidden, positions[None])
     with _hooks(modules, kv, source, target):
         for layer in modules.layers:
-            hidden = layer(hidden, position_embeddings=rotary, rows=rows)
+            hidden = layer(hidden, position_embeddings=rotary, rows=sinks or rows)
     for row, start, n in bodies:
         body, place = slice(row, row + n), slice(start, start + n)
         if sinks:

@@ -10,6 +10,7 @@ from bench import equivalence, gpu_check, gpu_table, random_models
 from bench.gpu_check import main
 from bench.gpu_config import GpuCheckConfig
 from models.attention import paged
+from models.attention.registry import choose_backend
 from models.errors import UserError
 from stage.options import command
 from tests.models.fake_flashinfer import FakeFlashInfer
@@ -44,10 +45,11 @@ def test_the_whole_flow_runs_and_ends_with_a_table(tmp_path, capsys, monkeypatch
     result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
     assert [row["model"] for row in result["gates"]] == ["qwen3 float32 64"]
     assert all(row["passed"] for row in result["gates"])
-    assert result["environment"]["backend"] == "blocked"
+    backend = choose_backend(CPU, torch.float32, 64)
+    assert result["environment"]["backend"] == backend
     assert result["equivalence"] == []
     assert {(row["n"], row["attention"]) for row in result["attention"]} == {
-        (n, kind) for n in (320, 256) for kind in ("causal", "blocked")
+        (n, kind) for n in (320, 256) for kind in ("causal", backend)
     }
     kinds = [("no", "-"), *((m, kv) for m in ("random", "blend") for kv in ("device", "host"))]
     found = [(row["n"], row["method"], row["kv"]) for row in result["prefill"]]

@@ -109,9 +109,17 @@ def test_packed_segments_are_blind_to_each_other():
 
 def test_back_ends_are_chosen_by_capability(monkeypatch):
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr("models.attention.native._found", lambda: (None, None))
+    assert choose_backend(cpu, torch.float32, 64) == "native"
+    assert choose_backend(cpu, torch.float16, 64) == "blocked"
+    assert choose_backend(cpu, torch.float32, 60) == "blocked"
+    monkeypatch.setattr("models.attention.native._found", lambda: (None, "no g++ here"))
     assert choose_backend(cpu, torch.float32, 64) == "blocked"
-    with pytest.raises(UserError, match="runs on a CPU"):
-        choose_backend(torch.device("cuda"), torch.float16, 64, "blocked")
+    with pytest.raises(UserError, match=r"BACKEND=native cannot be used: no g\+\+ here"):
+        choose_backend(cpu, torch.float32, 64, "native")
+    for name in ("native", "blocked"):
+        with pytest.raises(UserError, match="runs on a CPU"):
+            choose_backend(torch.device("cuda"), torch.float32, 64, name)
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: None)
     assert choose_backend(cuda, torch.bfloat16, 128) == "sdpa"
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
@@ -122,6 +130,7 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
 
 def test_a_pytorch_without_the_blocked_kernel(monkeypatch):
     """The operation is PyTorch's own affair and may go: everything else must still run."""
+    monkeypatch.setattr("models.attention.native._found", lambda: (None, "no g++ here"))
     monkeypatch.setattr(blocked, "KERNEL", "_gone")
     monkeypatch.setattr(blocked, "_kernel", cache(blocked._kernel.__wrapped__))
     cpu = torch.device("cpu")

@@ -51,6 +51,18 @@ def test_what_is_not_imported_does_not(tree):
     assert digest() == before
 
 
+@pytest.mark.parametrize("name", ["rows.cpp", "lanes.h"])
+def test_what_a_module_compiles_counts(tree, name):
+    kernel, other = tree / "models" / "deep" / name, tree / "data" / name
+    other.parent.mkdir()
+    kernel.write_text("int x;")
+    before = digest()
+    other.write_text("int x;")
+    assert digest() == before
+    kernel.write_text("int y;")
+    assert digest() != before
+
+
 def test_a_file_of_its_own_counts_by_content(tree, tmp_path):
     path = tmp_path / "seventh.py"
     path.write_text("a = 1\n")

@@ -108,7 +108,7 @@ def test_a_gate_passes_only_as_a_whole():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_distance_beyond_the_tolerance_fails(prompt, dtype, monkeypatch):
-    engine = Engine(build("llama", initializer_range=0.1).to(dtype))
+    engine = Engine(build("llama", initializer_range=0.1).to(dtype), "blocked")
     found = gate.run(engine, prompt, SINK).checks[1]
     assert found.distance > 0
     for tolerance in (found.distance * 1.01, found.distance * 0.99):
@@ -140,7 +140,7 @@ def test_in_float32_the_greedy_answers_must_be_equal(llama, prompt, monkeypatch)
     assert outcome.passed
 
 
-@pytest.mark.parametrize("backend", ["blocked", "sdpa"])
+@pytest.mark.parametrize("backend", ["auto", "blocked", "sdpa"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_gate_holds_in_every_dtype_on_every_back_end(family, prompt, backend, dtype):
     engine = Engine(build(family.name, initializer_range=0.1).to(dtype), backend)

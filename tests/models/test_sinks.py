@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from models.attention.packed import PackedSegments
 from models.kv import capture as capture_module
 from models.kv import sinks as sinks_module
 from models.kv.capture import capture
@@ -80,7 +81,7 @@ def test_weights_add_up_in_single_precision():
 
 def test_the_first_token_of_uniform_attention_draws_most():
     """Without any preference row i gives 1/(i+1) to each before it and itself."""
-    rows = SinkSegments([4, 2], 2, torch.device("cpu"))
+    rows = SinkSegments(PackedSegments([4, 2]), [4, 2], 2, torch.device("cpu"))
     zeros = torch.zeros(1, 6, 6, 8)
     for _ in range(2):
         rows.attend(zeros, zeros[:, :2], zeros[:, :2], 1.0)

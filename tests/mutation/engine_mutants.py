@@ -468,7 +468,7 @@ MUTANTS: list[Row] = [
         ("tests/models/test_sinks.py",),
         (
             "long chunks draw more",
-            "1 / query.shape[1] / length / self.n_layers",
+            "1 / query.shape[1] / (end - first) / self.n_layers",
             "1 / query.shape[1] / self.n_layers",
         ),
     ),
@@ -513,6 +513,28 @@ MUTANTS: list[Row] = [
             "    if hasattr(torch.ops.aten, KERNEL):",
             "    if True:",
         ),
+    ),
+    *_in_file(
+        "models/attention/native.py",
+        ("tests/models/test_native.py",),
+        ("rows may see keys that are not there", "last >= n_keys", "last > n_keys"),
+        ("a shorter cache is read beyond its end", "< self.visible:", "< self.visible - 1:"),
+        ("other types are read as floats", "query.dtype == key.dtype == value.dtype", "True"),
+        (
+            "segments see those before them",
+            "keys = self.starts[:-1]",
+            "keys = [0] * (len(self.starts) - 1)",
+        ),
+    ),
+    *_in_file(
+        "models/attention/library.py",
+        ("tests/models/test_library.py",),
+        (
+            "a damaged library is loaded",
+            "return hashlib.sha256(body).digest() == digest",
+            "return True",
+        ),
+        ("the CPU does not count", ", *_cpu())", ")"),
     ),
     *_in_file(
         "models/attention/masked.py",
