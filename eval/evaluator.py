@@ -16,6 +16,7 @@ from torch import Tensor
 from data.inputs import Item
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
+from eval.kept import KeptAnswers
 from eval.ledger import Ledger
 from eval.metrics.scores import score
 from eval.variants import Variant
@@ -35,6 +36,7 @@ from stage.session import Session
 # wait are completed first; a single one that does is decoded where it is.
 WAITING_BYTES = 1 << 30
 TPOT_STEPS = 4  # decoded alone, behind the first token, to be timed; answers are decoded together
+Along = tuple[list[int], list[int], Tensor]  # an answer, the same with its stop token, its logits
 DESCRIBED_BY = ("length", "depth", "context_length", "task")
 
 
@@ -48,6 +50,7 @@ class Reference:
     logits : ``[len(forced), vocabulary]`` along it: methods are compared there.
     truth : the full prefill's states, where deviations or oracles ask for them.
     load_ms : reading the KVs from disk, where all methods share one load.
+    kept : whether an earlier run decoded the answer.
     """
 
     prefill: Prefill
@@ -60,6 +63,7 @@ class Reference:
     truth: Truth | None
     stored: store.StoredItem
     load_ms: float | None
+    kept: bool
 
 
 @dataclass
@@ -98,6 +102,7 @@ class Evaluator:
         self.fuses = bool(chosen)
         self.needs = sorted({name for selector in chosen for name in selector.needs})
         self.ledger = Ledger()
+        self.kept: KeptAnswers | None = None  # where answers of full prefills are kept
 
     @property
     def engine(self) -> Engine:
@@ -133,20 +138,47 @@ class Evaluator:
                 prefill = self.engine.full_prefill(item.prompt)
                 truth = self.engine.observe(item.prompt) if self.observes else None
             tpot = self._tpot(prefill)
+            answer = self._known(item, prefill)
+        kept = answer is not None
+        if answer is None:
+            answer = self._decoded(item, prefill, name)
+        tokens, forced, logits = answer
+        with _named(name):
+            text, points = self._score(item, tokens)
+        return Reference(
+            prefill, text, points, tokens, forced, logits, tpot, truth, stored, load_ms, kept
+        )
+
+    def _known(self, item: Item, prefill: Prefill) -> Along | None:
+        """The answer that an earlier run kept, where the logits along it still say the same.
+
+        In half precision they may not, at near ties: many rows at once round otherwise than few.
+        """
+        found = self.kept.recall(item.prompt.sha256()) if self.kept else None
+        if found is None:
+            return None
+        tokens, stop = found
+        forced = tokens + ([] if stop is None else [stop])
+        with self.ledger.charge("follow"):
+            logits = self.engine.follow(prefill, forced)
+        exact = self.engine.modules.dtype == torch.float32
+        if exact and logits.argmax(-1).tolist() != forced:
+            return None
+        return tokens, forced, logits
+
+    def _decoded(self, item: Item, prefill: Prefill, name: str) -> Along:
+        """The answer, decoded while those that wait are taken further beside it."""
+        with self.ledger.charge("decode"):
             answer = self.engine.answer(
                 prefill, self.max_new_tokens, self.stops, name=name, own=False
             )
-        with self.ledger.charge("decode"):
             self.engine.together.finish(answer)
-        stop = [answer.stop_token] if answer.stop_token is not None else []
-        forced = answer.tokens + stop
-        with _named(name):
-            with self.ledger.charge("follow"):
-                logits = self.engine.follow(prefill, forced)
-            text, points = self._score(item, answer.tokens)
-        return Reference(
-            prefill, text, points, answer.tokens, forced, logits, tpot, truth, stored, load_ms
-        )
+        forced = answer.tokens + ([] if answer.stop_token is None else [answer.stop_token])
+        with _named(name), self.ledger.charge("follow"):
+            logits = self.engine.follow(prefill, forced)
+        if self.kept:
+            self.kept.keep(item.prompt.sha256(), answer.tokens, answer.stop_token)
+        return answer.tokens, forced, logits
 
     def _load(self, item: Item, stored: store.StoredItem) -> float:
         """Read the KVs from disk for all methods; milliseconds.
@@ -273,6 +305,7 @@ class Evaluator:
             "full_score": reference.score,
             "full_prefill_ms": reference.prefill.ttft_ms,
             "load_ms": reference.load_ms,
+            "answer_kept": reference.kept,
             "kvfuse": environment.revision(),
         }
 

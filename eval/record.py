@@ -47,6 +47,7 @@ class Record(BaseModel):
     flop_limit: float | None
     full_prefill_ms: float
     load_ms: float | None
+    answer_kept: bool
     page_cache_dropped: bool | None
     kvfuse: str
 

@@ -17,6 +17,7 @@ from eval.analysis.summary import summarize
 from eval.config import EvalConfig
 from eval.evaluator import Evaluator, Pending
 from eval.folder import RunFolder
+from eval.kept import KeptAnswers
 from eval.ledger import Ledger, line, shares
 from eval.metrics import scores
 from eval.report import table as report
@@ -120,9 +121,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     config = evaluator.config
     settings = session.inputs.settings
     identity = {
-        "model": session.source.name,
-        "weights": session.weights.known.fingerprint,
-        "tokenizer": session.tokenizer_fingerprint,
+        **identity_of(session, evaluator),
         "dataset": session.dataset.name,
         "version": session.dataset.version,
         "entry": session.inputs.recipe.entry,
@@ -132,24 +131,42 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "chunking": session.inputs.chunk_meta,
         "method": variant.spec,
         "options": variant.options,
-        "max_new_tokens": evaluator.max_new_tokens,
-        "stops": sorted(evaluator.stops),
         "seed": config.seed,
         "cold": config.cold,
         "deviation": config.deviation,
-        "dtype": str(session.weights.dtype).removeprefix("torch."),
-        "device": session.weights.device.type,
-        "backend": session.weights.backend,
-        "code": CODE,
         "method_code": variant.code,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
-    root = Path(config.outputs) / session.source.name / session.dataset.name
-    machine = environment.machine(session.weights.device, session.weights.known.linear)
-    return RunFolder(root, label, identity, machine)
+    return RunFolder(runs_root(session), label, identity, machine_of(session))
+
+
+def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
+    """What a full prefill's answer to some prompt depends on, besides the machine."""
+    weights = session.weights
+    return {
+        "model": session.source.name,
+        "weights": weights.known.fingerprint,
+        "tokenizer": session.tokenizer_fingerprint,
+        "max_new_tokens": evaluator.max_new_tokens,
+        "stops": sorted(evaluator.stops),
+        "dtype": str(weights.dtype).removeprefix("torch."),
+        "device": weights.device.type,
+        "backend": weights.backend,
+        "code": CODE,
+    }
+
+
+def machine_of(session: Session) -> dict[str, Any]:
+    """What must stay the same while a run's times are collected."""
+    return environment.machine(session.weights.device, session.weights.known.linear)
+
+
+def runs_root(session: Session) -> Path:
+    """The folder of the dataset's runs."""
+    return Path(session.config.outputs) / session.source.name / session.dataset.name
 
 
 def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> None:
@@ -168,6 +185,9 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
     evaluator.ledger = Ledger()
+    if not evaluator.config.fresh:
+        identity = {**identity_of(session, evaluator), "machine": machine_of(session)}
+        evaluator.kept = KeptAnswers(runs_root(session), identity)
     waiting: Waiting = deque()
     with tqdm(todo, session.dataset.name, unit="item", disable=None) as bar:
         try:

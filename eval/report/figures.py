@@ -30,8 +30,9 @@ def report(
     -------
     dict with ``note``, ``environment``, ``config`` (what all runs have in common), ``n``,
     ``available`` (items of the dataset), ``suite``, ``group``, ``metric``, ``full_score``,
-    ``tokens``, ``full_prefill_ms``, ``load_ms`` and ``rows``, one per run. Times in ms, scores out
-    of 100, KL in nats; what an oracle may not claim is None.
+    ``tokens``, ``full_prefill_ms``, ``load_ms``, ``answers_kept`` (the full prefill's that an
+    earlier run decoded) and ``rows``, one per run. Times in ms, scores out of 100, KL in nats; what
+    an oracle may not claim is None.
 
     Raises
     ------
@@ -57,6 +58,7 @@ def report(
         "tokens": first["tokens"],
         "full_prefill_ms": first["full_prefill_ms"],
         "load_ms": load_ms,
+        "answers_kept": first.get("answers_kept", 0),  # results of earlier versions lack it
         "rows": [_row(result, path) for result, path in zip(results, paths, strict=True)],
     }
     require_finite({key: value for key, value in found.items() if key != "rows"}, "report")

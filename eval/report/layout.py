@@ -26,7 +26,7 @@ def table(report: Report, columns: Sequence[Column], *notes: str) -> str:
 
 def heading(report: Report) -> list[str]:
     """Model, dataset, machine, and what the full prefill takes and scores."""
-    config, load = report["config"], report["load_ms"]
+    config, load, kept = report["config"], report["load_ms"], report["answers_kept"]
     return [
         *([f"*** {report['note']} ***", ""] if report["note"] else []),
         f"{config['model']} on {config['dataset']}: {report['n']} of {report['available']} items, "
@@ -37,7 +37,8 @@ def heading(report: Report) -> list[str]:
             if report["full_score"] is None
             else f"{report['metric']} {report['full_score']:.1f}"
         )
-        + ("" if load is None else f"; {load:.0f} ms to read KVs from disk"),
+        + ("" if load is None else f"; {load:.0f} ms to read KVs from disk")
+        + (f"; {kept} of its answers decoded by an earlier run" if kept else ""),
     ]
 
 

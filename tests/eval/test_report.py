@@ -53,6 +53,7 @@ def result(method="debug", rate=0.15, *, oracle=False, **changes):
         "metric": "qa_f1",
         "oracle": oracle,
         "full_score": 50.0,
+        "answers_kept": 0,
         "score": 41.25,
         "score_by_length": None,
         "extra_scores": {},

@@ -42,6 +42,7 @@ def record(name: str = "row-0", **changes) -> dict:
         "flop_limit": 5.0,
         "full_prefill_ms": 100.0,
         "load_ms": None,
+        "answer_kept": False,
         "page_cache_dropped": True,
         "kvfuse": "abc",
         **changes,

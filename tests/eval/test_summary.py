@@ -44,6 +44,7 @@ def record(i: int, **changes) -> dict:
         "ttft_parts_ready_ms": parts(i, READY[i]),
         "full_prefill_ms": FULL[i],
         "load_ms": 5.0 + i**2,
+        "answer_kept": i < 2,
         "flop_limit": 6.0 + i**2,
         "tpot_ms": 20.0 + i**2,
         **changes,
@@ -111,6 +112,7 @@ def test_medians_of_what_is_timed_and_means_of_what_is_scored():
     found = summary()
     squares = [0, 1, 4, 9, 16]
     assert found["load_ms"] == 5 + median(squares)
+    assert found["answers_kept"] == 2
     assert found["flop_limit"] == 6 + median(squares)
     assert found["tpot_ms"] == {"median": 20 + median(squares)}
     assert found["tokens"] == {"median": 1040, "max": 1160}

@@ -58,6 +58,7 @@ DATED = {
     "speedup_ready",
     "full_prefill_ms",
     "load_ms",
+    "answers_kept",
     "environment",
     "folder",
 }
@@ -68,6 +69,7 @@ TIMES = {
     "ttft_parts_ready_ms",
     "full_prefill_ms",
     "load_ms",
+    "answer_kept",
     "tpot_ms",
     "page_cache_dropped",
 }

@@ -161,8 +161,17 @@ def test_the_files_of_a_sweep(swept):
 def test_sweep_json_has_the_keys_that_scripts_read(swept):
     assert set(swept.content) == {
         *("note", "environment", "config", "n", "available", "suite", "group", "metric"),
-        *("full_score", "tokens"),
-        *("full_prefill_ms", "load_ms", "seed", "resamples", "methods", "rates", "rows"),
+        *("full_score", "tokens", "answers_kept"),
+        *(
+            "full_prefill_ms",
+            "load_ms",
+            "answers_kept",
+            "seed",
+            "resamples",
+            "methods",
+            "rates",
+            "rows",
+        ),
         *("comparisons", "differences", "overlaps", "alarms"),
     }
     assert (swept.content["n"], swept.content["available"]) == (ITEMS, 5)
