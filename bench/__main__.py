@@ -23,6 +23,7 @@ from bench.decode import decode_row
 from bench.precompute import precompute_row
 from bench.prefill import PrefillBench
 from bench.stand import Stand
+from bench.throughput import throughput_row
 from models.atomic import disk_errors, writing
 from stage.environment import describe
 from stage.options import command
@@ -38,10 +39,12 @@ def main(config: BenchConfig) -> None:
     print(table.precompute_line(precompute) + "\n\n" + table.header(), flush=True)
     rows: list[dict[str, Any]] = []
     decode: list[dict[str, Any]] = []
+    throughput: list[dict[str, Any]] = []
     for n in config.lengths:
-        at_n, decoded = _at(stand, n)
+        at_n, decoded, items = _at(stand, n)
         rows += at_n
-        decode += decoded
+        decode.append(decoded)
+        throughput.append(items)
         print(*map(table.line, at_n), sep="\n", flush=True)
     method = config.headline
     points = breakeven.points(rows, method, config.rate, precompute["tokens_per_s"])
@@ -60,6 +63,7 @@ def main(config: BenchConfig) -> None:
         "precompute": precompute,
         "rows": rows,
         "decode": decode,
+        "throughput": throughput,
         "break_even": {
             "method": method,
             "rate": config.rate,
@@ -70,7 +74,8 @@ def main(config: BenchConfig) -> None:
         file.write(json.dumps(result, indent=2).encode() + b"\n")
     firsts = {row["n"]: row for row in reversed(rows)}
     print("", *map(table.full_line, (firsts[n] for n in sorted(firsts))), sep="\n")
-    print("", *map(table.decode_line, decode), "", table.cold_line(rows), sep="\n")
+    print("", *map(table.decode_line, decode), sep="\n")
+    print("", *map(table.throughput_line, throughput), "", table.cold_line(rows), sep="\n")
     print(*table.break_even_lines(points, method, config.rate), sep="\n")
     from bench import figure  # brings matplotlib in, which no measurement needs
 
@@ -82,12 +87,12 @@ def main(config: BenchConfig) -> None:
     print(f"\nbench: {folder / 'bench.json'}, {folder / 'bench.png'}")
 
 
-def _at(stand: Stand, n: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Prefill rows and decode rows at one length; its KVs lie on the disk of ``KVS=`` meanwhile."""
+def _at(stand: Stand, n: int) -> tuple[list[dict[str, Any]], dict[str, Any], dict[str, Any]]:
+    """Prefill rows, decoding and throughput at one length; its KVs lie in ``KVS=`` meanwhile."""
     config = stand.config
     with _scratch(Path(config.kvs)) as folder:
         bench = PrefillBench(stand, n, config.cases(n), Path(folder))
-        return bench.rows(), [decode_row(bench)]
+        return bench.rows(), decode_row(bench), throughput_row(bench)
 
 
 def _scratch(root: Path) -> tempfile.TemporaryDirectory[str]:

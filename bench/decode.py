@@ -8,6 +8,8 @@ from typing import Any
 from bench.prefill import Case, PrefillBench
 from bench.rounds import interleave
 from models import selectors
+from models.answers import ROWS, WAITING_BYTES
+from models.timing import Stopwatch
 
 
 def decode_row(bench: PrefillBench) -> dict[str, Any]:
@@ -35,8 +37,18 @@ def decode_row(bench: PrefillBench) -> dict[str, Any]:
         answers["library"] = tokens
         return mean(step_ms)
 
-    contestants = {"library": library, "kvfuse": ours}
+    def together() -> float:
+        found = [engine.answer(prefill, count + 1, ()) for _ in range(side_by_side)]
+        watch = Stopwatch(stand.device)
+        engine.together.finish()
+        elapsed = watch.total()
+        answers["together"] = found[-1].tokens[1:]
+        return elapsed / (count * side_by_side)
+
+    side_by_side = max(1, min(ROWS, WAITING_BYTES // bench.kv_bytes))
+    contestants = {"library": library, "kvfuse": ours, "together": together}
     timed = interleave(contestants, stand.config.rounds, stand.device, f"decode at {n}")
+    engine.together.clear()
     return {
         "n": n,
         "tokens": count,
@@ -44,5 +56,7 @@ def decode_row(bench: PrefillBench) -> dict[str, Any]:
         "library_ms_per_token": timed["library"].median,
         "ms_per_token_spread": timed["kvfuse"].spread,
         "library_ms_per_token_spread": timed["library"].spread,
-        "same_tokens": answers["kvfuse"] == answers["library"],
+        "side_by_side": side_by_side,
+        "together_ms_per_token": timed["together"].median,
+        "same_tokens": answers["kvfuse"] == answers["library"] == answers["together"],
     }

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from bench.breakeven import BANDWIDTHS, Point, break_even
+from stage import ledger
 
 
 def _ms(value: float) -> str:
@@ -88,8 +89,14 @@ def decode_line(row: dict[str, Any]) -> str:
     differ = "" if row["same_tokens"] else "; answers differ"
     return (
         f"decode after {row['n']}: {row['ms_per_token']:.1f} ms/token, the library's generate "
-        f"{row['library_ms_per_token']:.1f}{differ}"
+        f"{row['library_ms_per_token']:.1f}; {row['side_by_side']} answers side by side "
+        f"{row['together_ms_per_token']:.1f}{differ}"
     )
+
+
+def throughput_line(row: dict[str, Any]) -> str:
+    """What one item costs an evaluation at one length."""
+    return f"evaluation at {row['n']}, {row['methods']} methods: {ledger.line(row)}"
 
 
 def cold_line(rows: Sequence[dict[str, Any]]) -> str:

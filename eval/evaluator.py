@@ -17,10 +17,9 @@ from data.inputs import Item
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
 from eval.kept import KeptAnswers
-from eval.ledger import Ledger
 from eval.metrics.scores import score
 from eval.variants import Variant
-from models.answers import Answer, NoAnswer
+from models.answers import WAITING_BYTES, Answer, NoAnswer
 from models.engine import Engine, Prefill
 from models.errors import UserError
 from models.finite import require_finite
@@ -30,11 +29,9 @@ from models.prompt import Prompt
 from models.timing import Stopwatch
 from models.truth import Truth
 from stage import environment
+from stage.ledger import Ledger
 from stage.session import Session
 
-# A method's answer waits for others with a copy of its KVs. Where those would take more, all that
-# wait are completed first; a single one that does is decoded where it is.
-WAITING_BYTES = 1 << 30
 TPOT_STEPS = 4  # decoded alone, behind the first token, to be timed; answers are decoded together
 Along = tuple[list[int], list[int], Tensor]  # an answer, the same with its stop token, its logits
 DESCRIBED_BY = ("length", "depth", "context_length", "task")
@@ -394,7 +391,10 @@ class Evaluator:
         return answer, []
 
     def _room(self, tokens: int) -> bool:
-        """Whether an answer may wait with a copy of its KVs; makes room for it where it can."""
+        """Whether an answer may wait with a copy of its KVs; else it is decoded where it is.
+
+        Where all copies would take too much, those that wait are completed first.
+        """
         need = store.kv_bytes(self.engine.modules, tokens)
         together = self.engine.together
         if together.bytes + need > WAITING_BYTES:

@@ -18,7 +18,6 @@ from eval.config import EvalConfig
 from eval.evaluator import Evaluator, Pending
 from eval.folder import RunFolder
 from eval.kept import KeptAnswers
-from eval.ledger import Ledger, line, shares
 from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
@@ -27,6 +26,7 @@ from models.errors import UserError
 from models.kv import store
 from precompute.build import precompute
 from stage import environment
+from stage.ledger import Ledger, line, shares
 from stage.session import Session
 
 LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path

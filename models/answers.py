@@ -19,6 +19,8 @@ from models.modules import Modules
 # Rows of every step. Fewer answers are filled up with idle rows: the products keep their shape, so
 # that their rounding, and with it an answer, does not depend on how many others are beside it.
 ROWS = 8
+# Most bytes of keys and values that answers may hold while they wait for others.
+WAITING_BYTES = 1 << 30
 
 
 class NoAnswer(NotFinite):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval import ledger
 from eval.analysis.measures import Results, method, rate
 from eval.report import comparison, layout
 from eval.report.columns import RUNS
 from eval.report.figures import name, report
+from stage import ledger
 
 
 def table(results: Results) -> str:

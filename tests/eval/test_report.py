@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from eval.ledger import PARTS as SPENT
 from eval.report import columns, layout
 from eval.report.columns import RUNS, Column
 from eval.report.figures import SCORED, name, report
 from eval.report.table import compared, details, label, table
 from models.timing import PARTS
+from stage.ledger import PARTS as SPENT
 
 MAKEFILE = Path(__file__).resolve().parents[2] / "Makefile"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from eval import ledger
-from eval.ledger import PARTS, Ledger, line
+from stage import ledger
+from stage.ledger import PARTS, Ledger, line
 
 
 @pytest.fixture
