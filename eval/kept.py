@@ -12,7 +12,7 @@ from models.atomic import writing
 from models.errors import UserError
 from models.sealed import digest, parse, seal, unseal
 
-FOLDERS = 8  # of a dataset: one for each code, model, machine; the oldest go
+FOLDERS = 8  # of a model: one for each code, dtype, machine; the oldest go
 
 
 class KeptAnswers:
@@ -22,12 +22,12 @@ class KeptAnswers:
 
     Parameters
     ----------
-    root : the folder of the dataset's runs.
+    root : the folder of the model's runs.
     identity : all that an answer depends on besides the item.
     """
 
     def __init__(self, root: Path, identity: dict[str, Any]) -> None:
-        self.folder = root / "answers" / digest(identity)[:16]
+        self.folder = root / ".answers" / digest(identity)[:16]
 
     def recall(self, prompt: str) -> tuple[list[int], int | None] | None:
         """Tokens and stop token of the answer to a prompt of this hash; None where not known."""

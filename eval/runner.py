@@ -187,7 +187,7 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     evaluator.ledger = Ledger()
     if not evaluator.config.fresh:
         identity = {**identity_of(session, evaluator), "machine": machine_of(session)}
-        evaluator.kept = KeptAnswers(runs_root(session), identity)
+        evaluator.kept = KeptAnswers(runs_root(session).parent, identity)
     waiting: Waiting = deque()
     with tqdm(todo, session.dataset.name, unit="item", disable=None) as bar:
         try:

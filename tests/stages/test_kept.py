@@ -26,7 +26,7 @@ def steps(monkeypatch):
 
 
 def files(place):
-    return sorted((place.root / "outputs").glob("*/*/answers/*/*.json"))
+    return sorted((place.root / "outputs").glob("*/.answers/*/*.json"))
 
 
 def test_another_method_needs_no_decoding_of_the_full_prefill(ready, steps):
@@ -79,12 +79,12 @@ def test_other_settings_have_answers_of_their_own(ready, option):
 def test_folders_do_not_pile_up(tmp_path):
     for number in range(FOLDERS + 3):
         KeptAnswers(tmp_path, {"code": number}).keep("ab" * 32, [1, number], None)
-    assert len(list((tmp_path / "answers").iterdir())) == FOLDERS
+    assert len(list((tmp_path / ".answers").iterdir())) == FOLDERS
     assert KeptAnswers(tmp_path, {"code": FOLDERS + 2}).recall("ab" * 32) is not None
 
 
 def test_a_folder_that_cannot_be_written_stops_nobody(tmp_path):
-    (tmp_path / "answers").touch()
+    (tmp_path / ".answers").touch()
     kept = KeptAnswers(tmp_path, {})
     kept.keep("ab" * 32, [1], None)
     assert kept.recall("ab" * 32) is None
