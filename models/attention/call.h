@@ -64,19 +64,21 @@ struct Scratch {  // memory that a thread keeps, as fresh pages cost more than w
 
 // What a tile leaves, [dim + 2][width]: weighted sums of values, largest scores, sums of weights.
 
-// Parts of a tile's keys, attended apart and lying `apart` floats from each other, become the first.
-void merge(const Call& call, float* parts, i64 count, i64 apart, i64 width) {
+// The next part of a tile's keys, attended apart, joins those before it.
+void merge(const Call& call, float* sums, const float* next, i64 width) {
     const i64 most = call.dim * width, weight = most + width;
-    for (i64 lane = 0; lane < width; lane++)
-        for (i64 p = 1; p < count; p++) {
-            float *first = parts + lane, *other = first + p * apart;
-            const float top = std::fmax(first[most], other[most]);
-            const float mine = std::exp2((first[most] - top) * call.scale * LOG2_E);
-            const float its = std::exp2((other[most] - top) * call.scale * LOG2_E);
-            for (i64 d = 0; d < most; d += width) first[d] = first[d] * mine + other[d] * its;
-            first[weight] = first[weight] * mine + other[weight] * its;
-            first[most] = top;
-        }
+    const Floats scale = all(call.scale * LOG2_E);
+    for (i64 lane = 0; lane < width; lane += LANES) {
+        float* to = sums + lane;
+        const float* from = next + lane;
+        const Floats mine = load(to + most), its = load(from + most), top = largest(mine, its);
+        const Floats keep = power<false>((mine - top) * scale);
+        const Floats take = power<false>((its - top) * scale);
+        for (i64 d = 0; d < most; d += width)
+            store(to + d, mul_add(load(from + d), take, load(to + d) * keep));
+        store(to + weight, mul_add(load(from + weight), take, load(to + weight) * keep));
+        store(to + most, top);
+    }
 }
 
 // Averages into the result. Where no score was a number above LOWEST there is no softmax: NaN.

@@ -12,8 +12,9 @@
 
 namespace {
 
-constexpr i64 FEW_TASKS = 16, PART = 512;  // fewer tasks than these have their keys cut into parts
-constexpr i64 PIECE = 512;                 // keys that are prepared at once
+constexpr i64 PART = 512;      // keys that are attended in one go; the parts are then merged
+constexpr i64 FEW_TILES = 16;  // fewer than these have their parts attended by several threads
+constexpr i64 PIECE = 512;     // keys that are prepared at once
 
 using Attend = void (*)(const Call&, const Tile&, i64, const Operand&, const Operand&, i64, i64,
                         Scratch&, float*);
@@ -103,14 +104,15 @@ struct Prepared {
     }
 };
 
-// Tiles, K/V heads and, where these are few, parts of the keys: by the same rule on any number of
-// threads, so that the result does not depend on it. Threads take what comes next.
+// A task is a tile of one K/V head with all its keys or, where there are few, with a part of them.
+// The parts are the same either way, so that a row's result depends neither on the other rows nor on
+// the number of threads. Threads take what comes next.
 template <class A>
 void run(const Call& call, int threads) {
     static thread_local Scratch prepared_memory, part_memory;
     const std::vector<Tile> tiles = cut(call);
     const i64 pairs = i64(tiles.size()) * call.kv_heads, size = (call.dim + 2) * TILE;
-    const bool cuts = pairs < FEW_TASKS;
+    const bool cuts = pairs < FEW_TILES;
     std::vector<i64> first_part{0};  // of each tile
     for (const Tile& tile : tiles)
         first_part.push_back(first_part.back() + (cuts ? (tile.visible + PART - 1) / PART : 1));
@@ -133,9 +135,7 @@ void run(const Call& call, int threads) {
             const i64 t = std::upper_bound(first_part.begin(), first_part.end(), part) -
                           first_part.begin() - 1;
             const Tile& tile = tiles[t];
-            const i64 begin = cuts ? (part - first_part[t]) * PART : 0;
-            const i64 end = cuts ? std::min(begin + PART, tile.visible) : tile.visible;
-            float* sums = cuts ? parts + (head * n_parts + part) * size : own.take(size);
+            float* sums = cuts ? parts + (head * n_parts + part) * size : own.take(2 * size);
             Operand key = keys(call, head, tile.segment), value = values(call, head, tile.segment);
             Attend attend = TILES<A>[tile.width() / LANES - 1];
             if (tile.is_one_row(call)) {
@@ -144,15 +144,25 @@ void run(const Call& call, int threads) {
                 value = prepared.rows(prepared.value, head, tile.segment);
                 if (A::DEPTH == 1) key = prepared.rows(prepared.key, head, tile.segment);
             }
-            attend(call, tile, head, key, value, begin, end, scratch, sums);
-            if (!cuts) finish(call, tile, head, sums);
+            auto attend_part = [&](i64 k, float* to) {
+                const i64 end = std::min(k + PART, tile.visible);
+                attend(call, tile, head, key, value, k, end, scratch, to);
+            };
+            attend_part(cuts ? (part - first_part[t]) * PART : 0, sums);
+            if (cuts) continue;
+            for (i64 k = PART; k < tile.visible; k += PART) {
+                attend_part(k, sums + size);
+                merge(call, sums, sums + size, tile.width());
+            }
+            finish(call, tile, head, sums);
         }
         if (cuts) {
 #pragma omp barrier
             for (i64 i; (i = next_merge++) < pairs;) {
                 const i64 head = i % call.kv_heads, t = i / call.kv_heads;
                 float* sums = parts + (head * n_parts + first_part[t]) * size;
-                merge(call, sums, first_part[t + 1] - first_part[t], size, tiles[t].width());
+                for (i64 p = 1; p < first_part[t + 1] - first_part[t]; p++)
+                    merge(call, sums, sums + p * size, tiles[t].width());
                 finish(call, tiles[t], head, sums);
             }
         }
