@@ -14,7 +14,7 @@ from kvfuse.demo import DEMO
 from kvfuse.variables import from_make, remember, remembered
 from models.errors import UserError
 from stage.config import check_names
-from stage.options import exit_code, help_of, note_environment, options_of, parse
+from stage.options import exit_code, help_of, note_environment, options_of, parse, read_arguments
 
 
 @dataclass(frozen=True)
@@ -126,13 +126,14 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     place = command.more
     more = (lambda config: _found(place)(config)) if place else None  # it brings torch in
     config = parse(config_class, arguments, more, **defaults)
-    unnamed = [option for option in options_of(config_class) if option not in config.given]
+    named = read_arguments(arguments, options_of(config_class))
+    unnamed = [option for option in options_of(config_class) if option not in named]
     how = f"name it after the {'target' if by_make else 'command'}"
     note_environment(unnamed, how)
     if not command.announces:
         _found(command.main)(config)
         return
-    last = [option.upper() for option in defaults if option not in config.given]
+    last = [option.upper() for option in defaults if option not in named]
     hint = f" ({' and '.join(last)} as last time)" if last else ""
     print(f"{name}: MODEL={config.model} DATASET={config.dataset}{hint}", flush=True)
     _found(command.main)(config)

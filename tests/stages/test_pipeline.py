@@ -248,7 +248,9 @@ def test_a_method_with_options_of_its_own_is_another_run(done):
     before = set((done.root / "outputs").glob(f"*/{DATASET}/*"))
     specs = ["a3:check=cached", "debug:check_layer=1", "debug:check=cached,blend:filter_layers=2"]
     out = done.ok("eval", "--reuse", *specs, "--limit", 5).out
-    made = {p.name.split("-r")[0] for p in set((done.root / "outputs").glob(f"*/{DATASET}/*")) - before}
+    made = {
+        p.name.split("-r")[0] for p in set((done.root / "outputs").glob(f"*/{DATASET}/*")) - before
+    }
     assert made == {"debug+check=cached", "blend+filter_layers=2"}
     assert done.result("debug+check=cached")["config"]["method"] == "debug:check=cached"
     assert "\ndebug:check=cached 0.15 " in out
