@@ -56,9 +56,9 @@ COMMANDS = {
         more="eval.variants:method_options",
     ),
     "report": Command(
-        "tables over all finished runs of MODEL on DATASET",
+        "tables over the finished runs of MODEL on DATASET, and a page over all runs",
         "eval.report.__main__:main",
-        "stage.config:StageConfig",
+        "eval.report.config:ReportConfig",
     ),
     "gate": Command(
         "prove on MODEL and a real item that r = 1 is full prefill, and print the distances",
@@ -102,11 +102,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def demo(arguments: Sequence[str]) -> None:
-    """The demo's evaluations; they neither take nor leave a remembered model and dataset."""
+    """The demo's evaluations and their page; no model or dataset is remembered, nor left so."""
     if arguments:
         raise UserError(f"the demo takes no variables: {arguments[0]}; use kvfuse eval")
     for each in DEMO:
         run("eval", each, remembers=False)
+    from eval.report.__main__ import write_page
+    from eval.report.config import ReportConfig
+
+    write_page(ReportConfig(model="smollm2-135m", dataset="needle"))
 
 
 def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: bool = True) -> None:

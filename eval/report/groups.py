@@ -1,0 +1,44 @@
+"""Which runs stand side by side: those over the same items by the same engine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from eval.report.figures import OWN
+
+
+class Grouped(NamedTuple):
+    """Groups of comparable runs, and the folders of runs that a later one of its method replaces.
+
+    Within a group the runs are sorted by their method and its options.
+    """
+
+    groups: list[list[dict[str, Any]]]
+    replaced: list[str]
+
+
+def grouped(results: Sequence[dict[str, Any]]) -> Grouped:
+    """Runs by all that they must have in common to be compared.
+
+    Parameters
+    ----------
+    results : as ``result.json`` holds them, the latest last.
+    """
+    groups: dict[str, dict[str, dict[str, Any]]] = {}
+    replaced = []
+    for result in results:
+        method = {key: result["config"][key] for key in ("method", "options")}
+        same = {key: value for key, value in result["config"].items() if key not in OWN}
+        group = groups.setdefault(json.dumps(same, sort_keys=True), {})
+        if earlier := group.pop(name := json.dumps(method, sort_keys=True), None):
+            replaced.append(str(earlier["folder"]))
+        group[name] = result
+    return Grouped([[group[name] for name in sorted(group)] for group in groups.values()], replaced)
+
+
+def said(replaced: Sequence[str]) -> Iterator[str]:
+    """What a reader is told of runs that were replaced."""
+    for folder in replaced:
+        yield f"{folder} is left out: the method's source was another in a later run"

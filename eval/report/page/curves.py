@@ -1,0 +1,89 @@
+"""Quality against time, and deviations by layer: a line a method."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from eval.analysis.measures import ROUNDING
+from eval.report.figures import Report, name
+from eval.report.page.chart import Line, Lines
+from eval.report.page.style import Style
+
+MEASURES = {
+    "score": ("Score against time to first token", "score (out of 100)"),
+    "kl_mean": ("Distance against time to first token", "KL along the answer (nats)"),
+}
+LAYERS = {
+    "delta_kv": ("Δ_kv by layer: the documents' KVs", "relative deviation of KVs"),
+    "delta_attn": ("Δ_attn by layer: the question's attention", "relative deviation of attention"),
+}
+X = "TTFT, KVs in memory (ms, median)"
+NOTE = (
+    "A line is a method over its rates; bars are 95% intervals over items. A hollow tick to the "
+    "left of a point is the time that arithmetic alone would allow: full prefill over the FLOP "
+    "limit."
+)
+
+
+def pareto(found: Report, slug: str, styles: dict[str, Style], ids: Sequence[str]) -> list[Lines]:
+    """Score and distance against TTFT.
+
+    Parameters
+    ----------
+    found : what ``figures.report`` returned.
+    ids : the page's names of its rows.
+    """
+    charts = []
+    full_ms = found["full_prefill_ms"]["median"]
+    for measure, (title, label) in MEASURES.items():
+        lines: dict[str, Line] = {}
+        for row, run in zip(found["rows"], ids, strict=True):
+            times = row["ttft_ready_ms"]
+            if times is None or row[measure] is None:
+                continue
+            method = row["method"]
+            line = lines.setdefault(method, Line(method, styles[method], [], []))
+            line.x.append(times["median"])
+            line.y.append(row[measure])
+            line.runs.append(run)
+            line.labels.append(name(row))
+            line.x_ci.append(times["ci95"])
+            line.y_ci.append(row[f"{measure}_ci95"])
+            limit = row["flop_limit"]
+            line.limits.append(full_ms / limit if limit and row["method"] != "no" else None)
+        if not lines:
+            continue
+        guides = []
+        if measure == "score" and found["full_score"] is not None:
+            guides.append(("full prefill", styles["no"], found["full_score"]))
+        for row in found["rows"]:
+            if row["method"] == "full" and row[measure] is not None:
+                guides.append(("full reuse", styles["full"], row[measure]))
+        charts.append(
+            Lines(f"{slug}-{measure}", title, X, label, [*lines.values()], guides, NOTE)
+        )
+    return charts
+
+
+def layers(found: Report, slug: str, styles: dict[str, Style], ids: Sequence[str]) -> list[Lines]:
+    """Deviations by layer of the runs that measured them; the full prefill has none."""
+    charts = []
+    for measure, (title, label) in LAYERS.items():
+        lines = [
+            Line(
+                label=name(row),
+                style=styles[row["method"]],
+                x=list(range(len(row[measure]))),
+                y=row[measure],
+                runs=[run] * len(row[measure]),
+            )
+            for row, run in zip(found["rows"], ids, strict=True)
+            if row[measure] is not None and row["method"] != "no"
+        ]
+        values = [y for line in lines for y in line.y if y > ROUNDING]
+        if lines:
+            wide = bool(values) and max(values) > 100 * min(values)
+            charts.append(
+                Lines(f"{slug}-{measure}", title, "layer", label, lines, log_y=wide)
+            )
+    return charts
