@@ -52,9 +52,10 @@ def pairwise(results: Results, seed: int, measures: Sequence[str]) -> Pairwise:
     """
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     shown = []
+    wanted_rates: list[float | None] = [*rates(results)] or [None]
     for measure in measures:
         values = _values(results, measure)
-        for wanted in [*rates(results)] or [None]:
+        for wanted in wanted_rates:
             peers = [p for p in values if p < 0 or rate(results[p]) in (None, wanted)]
             if len(peers) > 1:
                 shown.append((measure, wanted, peers))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from eval.analysis.measures import at, method, rate, rates
 from eval.report.figures import name
 from eval.report.page.chart import Bars, Part
 from eval.report.page.style import PARTS, Style
@@ -19,9 +21,11 @@ ANATOMY = (
     "Parts of the item whose TTFT is the median (of the middle two, their mean), so that they sum "
     "to that median. The dashed line is the full prefill's median."
 )
-SUITES = {
-    "longbench": "LongBench", "longbench-e": "LongBench-E", "ruler": "RULER", "needle": "Needle",
-}  # fmt: skip
+SUITES = {"longbench": "LongBench", "longbench-e": "LongBench-E", "ruler": "RULER"}
+SUITE = (
+    "LongBench by group of tasks, RULER by task. A bar is the mean over the datasets that have "
+    "run, each weighing alike."
+)
 
 
 def anatomy(results: Sequence[dict[str, Any]], slug: str) -> list[Bars]:
@@ -60,20 +64,18 @@ def suites(groups: Sequence[Sequence[dict[str, Any]]], styles: dict[str, Style])
     """Scores by group of LongBench, and by task of RULER, of each model: methods side by side.
 
     A bar is the mean over the group's datasets that ran with this method; they weigh alike. What
-    ran with other settings is another chart.
+    ran with other settings is another chart, as is each rate.
     """
-    tables: dict[tuple[str, ...], dict[str, dict[str, list[float]]]] = {}
-    looks: dict[str, Style] = {}
-    for results in groups:
-        for result in results:
-            suite = result["suite"]
-            if suite in ("longbench", "longbench-e", "ruler") and result["score"] is not None:
-                table = tables.setdefault(_place(result), {})
-                group = result["config"]["dataset"] if suite == "ruler" else result["group"]
-                bars = table.setdefault(group, {})
-                bars.setdefault(run_name(result), []).append(result["score"])
-                looks[run_name(result)] = styles[result["config"]["method"]]
-    return [_suite(place, table, looks) for place, table in sorted(tables.items())]
+    runs = [r for group in groups for r in group if r["suite"] in SUITES and r["score"] is not None]
+    places: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for result in runs:
+        places.setdefault(_place(result), []).append(result)
+    found = []
+    for place, some in sorted(places.items()):
+        wanted_rates: list[float | None] = [*rates(some)] or [None]
+        for wanted in wanted_rates:
+            found.append(_suite(place, at(some, wanted), wanted, styles))
+    return found
 
 
 def _place(result: dict[str, Any]) -> tuple[str, ...]:
@@ -84,33 +86,48 @@ def _place(result: dict[str, Any]) -> tuple[str, ...]:
     if chunking["chunking"] == "token":
         cut = f"chunks of {chunking['chunk_size']} tokens"
     more = [f"up to {chunking['max_length']} tokens", str(config["dtype"])]
+    if not config["cold"]:
+        more.append("sweep")
     if result["note"]:
         more.append("BUILT-IN SAMPLES")
     return (config["model"], result["suite"], ", ".join([cut, *more]))
 
 
 def _suite(
-    place: tuple[str, ...], table: dict[str, dict[str, list[float]]], looks: dict[str, Style]
+    place: tuple[str, ...],
+    results: Sequence[dict[str, Any]],
+    wanted: float | None,
+    styles: dict[str, Style],
 ) -> Bars:
     model, suite, settings = place
-    names = list(dict.fromkeys(name for bars in table.values() for name in bars))
+    table: dict[str, dict[str, list[float]]] = {}
+    for result in results:
+        group = result["config"]["dataset"] if suite == "ruler" else result["group"]
+        scores = table.setdefault(group, {}).setdefault(method(result), [])
+        scores.append(result["score"])
+    methods = list(dict.fromkeys(map(method, results)))
     categories = sorted(table)
     parts = [
         Part(
-            label,
-            looks[label],
-            [float(np.mean(table[c][label])) if label in table[c] else None for c in categories],
+            name,
+            styles[name],
+            [float(np.mean(table[c][name])) if name in table[c] else None for c in categories],
         )
-        for label in names
+        for name in methods
     ]
-    counts = {len(scores) for bars in table.values() for scores in bars.values()}
-    note = "" if counts == {1} else "A bar is the mean over the group's datasets, weighed alike."
-    slug = "-".join(place).replace(" ", "-").replace(",", "")
-    title = f"{SUITES[suite]}: {model}, {settings}"
-    return Bars(f"suite-{slug}", title, "score (out of 100)", categories, parts, note=note)
+    shown = "" if wanted is None else f"{wanted:g}"
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*place, shown]))
+    return Bars(
+        f"suite-{slug}",
+        f"{SUITES[suite]}: {model}, {settings}" + (f", rate {shown}" if shown else ""),
+        "score (out of 100)",
+        categories,
+        parts,
+        note=SUITE,
+        rate=shown,
+    )
 
 
 def run_name(result: dict[str, Any]) -> str:
     """Method and rate of a result."""
-    config = result["config"]
-    return name({"method": config["method"], "rate": config["options"].get("rate")})
+    return name({"method": method(result), "rate": rate(result)})

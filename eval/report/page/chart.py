@@ -1,4 +1,7 @@
-"""Charts as plain data: what the page draws, the picture beside it shows, and its CSV holds."""
+"""Charts as plain data: what the page draws, the picture beside it shows, and its CSV holds.
+
+A chart with a ``rate`` shows methods at that rate only; a reader chooses among those of a section.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from typing import Any, ClassVar
 from eval.report.page.style import Style
 
 Cell = str | float | int | None
-Interval = Sequence[float | None] | None
+Interval = Sequence[float] | None
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,7 @@ class Lines:
     lines: list[Line]
     guides: list[tuple[str, Style, float]] = field(default_factory=list)
     note: str = ""
+    rate: str = ""
     log_y: bool = False
 
     def rows(self) -> Iterator[list[Cell]]:
@@ -88,6 +92,7 @@ class Bars:
     parts: list[Part]
     stacked: bool = False
     note: str = ""
+    rate: str = ""
     guide: float | None = None
 
     def rows(self) -> Iterator[list[Cell]]:
@@ -121,6 +126,7 @@ class Grid:
     details: list[list[str]]
     scale: str = "score"
     note: str = ""
+    rate: str = ""
 
     def rows(self) -> Iterator[list[Cell]]:
         """A head and a row for each cell that holds something."""

@@ -77,8 +77,9 @@ def order(result: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def _place(group: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
-    config = group[0]["config"]
-    return (config["model"], config["dataset"], len(group[0]["items"]), digest(config))
+    """Built-in samples last, so that the page opens with something else where there is any."""
+    config, sample = group[0]["config"], group[0]["note"] is not None
+    return (sample, config["model"], config["dataset"], len(group[0]["items"]), digest(config))
 
 
 def _titles(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
@@ -118,6 +119,7 @@ def _group(
     return {
         "title": title,
         "runs": ids,
+        "colours": [looks[method(result)].colour for result in results],
         "note": found["note"],
         "heading": [line for line in heading(found)[-2:] if line],
         "pareto": pareto(found, slug, looks, ids),

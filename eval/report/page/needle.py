@@ -45,4 +45,5 @@ def _grid(result: dict[str, Any], slug: str) -> Grid:
         texts=texts,
         details=details,
         note=NOTE,
+        rate="" if (rate := result["config"]["options"].get("rate")) is None else f"{rate:g}",
     )

@@ -49,11 +49,11 @@ LIMIT_SHARE = Column(
     "% of limit: the speed-up (KVs in memory) as a share of what arithmetic alone would allow",
 )
 TABLE = (
-    Shown("model", Column("model", "<", lambda row: row["model"]), lambda row: row["model"]),
-    Shown("dataset", Column("dataset", "<", lambda row: row["dataset"]), lambda row: row["dataset"]),
+    Shown(
+        "dataset", Column("dataset", "<", lambda row: row["dataset"]), lambda row: row["dataset"]
+    ),
     Shown("method", columns.METHOD, lambda row: row["method"]),
     Shown("rate", columns.RATE, lambda row: row["rate"]),
-    Shown("n", Column("items", ">", lambda row: str(row["n"])), lambda row: row["n"]),
     Shown("score", columns.SCORE, lambda row: row["score"], _ends),
     Shown("kl_mean", columns.KL_ANSWER, lambda row: row["kl_mean"], _kl_ends),
     Shown("top1_agreement", columns.AGREE, lambda row: row["top1_agreement"]),
@@ -69,6 +69,8 @@ TABLE = (
         columns.TTFT,
         lambda row: row["ttft_ready_ms"] and row["ttft_ready_ms"]["median"],
     ),
+    Shown("n", Column("items", ">", lambda row: str(row["n"])), lambda row: row["n"]),
+    Shown("model", Column("model", "<", lambda row: row["model"]), lambda row: row["model"]),
 )
 
 

@@ -64,8 +64,6 @@ def styles(methods: Iterable[tuple[str, bool]]) -> dict[str, Style]:
             bounds += 1
         else:
             dash = DASHES[plain // len(COLOURS) % len(DASHES)]
-            found[name] = Style(
-                COLOURS[plain % len(COLOURS)], dash, SYMBOLS[plain % len(SYMBOLS)]
-            )
+            found[name] = Style(COLOURS[plain % len(COLOURS)], dash, SYMBOLS[plain % len(SYMBOLS)])
             plain += 1
     return found

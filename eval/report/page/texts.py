@@ -80,7 +80,8 @@ class Texts:
 
     def scores(self, result: dict[str, Any], item: Item) -> dict[str, list[float]]:
         """Surprisal and sinks of an item's tokens, as far as stage 2 kept them."""
-        config, found = result["config"], {}
+        config = result["config"]
+        found: dict[str, list[float]] = {}
         for _, folder in self.folders:
             for place in sorted((folder / config["model"]).glob(f"{config['dataset']}*")):
                 for kind in SCORES:
@@ -146,7 +147,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _reader(tokenizer: PreTrainedTokenizerBase) -> Any:
-    """Decodes a token behind another one: some tokenizers drop the blank that a text begins with."""
+    """Decodes a token behind another: some tokenizers drop the blank that a text begins with."""
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
     before = _decode(tokenizer, anchor)
 

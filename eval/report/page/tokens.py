@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from data.inputs import Item
+from eval.analysis.measures import method, rate
 from eval.report.page.bars import run_name
 from eval.report.page.texts import Texts, texts
 from models.errors import UserError
@@ -84,6 +85,8 @@ def answers(results: Sequence[dict[str, Any]], ids: Sequence[str], place: int) -
         {
             "run": name,
             "label": run_name(result),
+            "method": method(result),
+            "rate": rate(result),
             **{key: result["items"][place][key] for key in KEPT},
             "changes": None
             if full is None
@@ -99,7 +102,9 @@ def changes(before: str, after: str) -> list[tuple[str, str]]:
     """Pieces of ``after``: ``same``, ``added``, and ``gone`` where ``before`` had something."""
     ours, theirs = (re.findall(r"\s+|[^\s]+", text) for text in (before, after))
     found = []
-    for tag, a, b, c, d in difflib.SequenceMatcher(None, ours, theirs, autojunk=False).get_opcodes():
+    for tag, a, b, c, d in difflib.SequenceMatcher(
+        None, ours, theirs, autojunk=False
+    ).get_opcodes():
         if tag == "equal":
             found.append(("same", "".join(theirs[c:d])))
             continue

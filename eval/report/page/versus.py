@@ -32,6 +32,7 @@ def _grid(table: Table, slug: str, note: str) -> Grid:
     return Grid(
         name=f"{slug}-versus-{table.measure}{'' if table.rate is None else f'-r{table.rate:g}'}",
         title=f"{TITLES[table.measure]}{at}",
+        rate="" if table.rate is None else f"{table.rate:g}",
         x_label="minus",
         y_label="method",
         columns=table.names,

@@ -19,13 +19,19 @@ from eval.report.page import overview
 from eval.report.page.chart import Chart, plain
 from eval.report.page.collect import Found, collect
 from eval.report.page.content import SECTIONS, charts, content
-from eval.report.page.tokens import ITEMS, Explorer
 from eval.report.page.texts import Texts
+from eval.report.page.tokens import ITEMS, Explorer
 from models.atomic import writing
 
 TEMPLATES = Path(__file__).parent / "templates"
 FOLDER, PAGE, FIGURES = "report", "index.html", "figures"
-_ESCAPES = {"<": "\\u003c", ">": "\\u003e", "&": "\\u0026", "\u2028": "\\u2028", "\u2029": "\\u2029"}
+_ESCAPES = {
+    "<": "\\u003c",
+    ">": "\\u003e",
+    "&": "\\u0026",
+    "\u2028": "\\u2028",
+    "\u2029": "\\u2029",
+}
 
 
 def write(
@@ -97,7 +103,7 @@ def _data(page: dict[str, Any], files: dict[str, str]) -> dict[str, Any]:
 
     groups = [
         {
-            **{key: group[key] for key in ("title", "runs", "note", "heading")},
+            **{key: group[key] for key in ("title", "runs", "colours", "note", "heading")},
             **{name: [drawn(chart) for chart in group[name]] for name in SECTIONS},
             "items": [item["id"] for item in group["explorer"]["items"]],
             **{key: group["explorer"][key] for key in ("available", "missing")},

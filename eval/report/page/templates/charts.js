@@ -11,13 +11,33 @@ const watching = new IntersectionObserver((entries) => {
   }
 }, { rootMargin: "300px" });
 
-// A section's charts; each is drawn when it comes into sight.
+// A section's charts, those of one rate at a time; each is drawn when it comes into sight.
 function fill(section, charts) {
-  const place = section.querySelector(".charts");
-  place.querySelectorAll(".plot").forEach((plot) => { watching.unobserve(plot); Plotly.purge(plot); });
+  clear(section);
   section.hidden = !charts.length;
-  place.replaceChildren(...charts.map(figure));
-  place.querySelectorAll(".plot").forEach((plot) => watching.observe(plot));
+  const rates = [...new Set(charts.map((chart) => chart.rate).filter((rate) => rate !== ""))];
+  const place = make("div", { class: charts.some((chart) => chart.scale === "score") ? "charts small" : "charts" });
+  const notes = [...new Set(charts.map((chart) => chart.note).filter((note) => note !== ""))];
+  section.append(...notes.map((note) => make("p", { class: "note" }, note)));
+  const show = (rate) => {
+    clear(place);
+    place.append(...charts.filter((chart) => [rate, ""].includes(chart.rate)).map((chart) => (chart.scale === "verdict" ? matrix : figure)(chart)));
+    place.querySelectorAll(".plot").forEach((plot) => watching.observe(plot));
+  };
+  const middle = rates[Math.floor((rates.length - 1) / 2)] || "";
+  if (rates.length > 1) {
+    const select = make("select", { onchange: (event) => show(event.target.value) },
+      ...rates.map((rate) => make("option", { selected: rate === middle }, rate)));
+    section.append(make("label", { class: "pick rate" }, "Rate", select));
+  }
+  section.append(place);
+  show(middle);
+}
+
+// Everything but a section's heading.
+function clear(place) {
+  place.querySelectorAll(".plot").forEach((plot) => { watching.unobserve(plot); Plotly.purge(plot); });
+  place.querySelectorAll(":scope > :not(h2, h3)").forEach((child) => child.remove());
 }
 
 function figure(chart) {
@@ -34,7 +54,7 @@ function caption(chart) {
   } }, make("summary", {}, "Figures"), table);
   const links = make("div", { class: "links" },
     ...["png", "csv"].map((kind) => make("a", { href: `figures/${chart.file}.${kind}` }, kind.toUpperCase())));
-  return make("figcaption", {}, chart.note ? make("p", {}, chart.note) : null, links, shown);
+  return make("figcaption", {}, links, shown);
 }
 
 function grid([head, ...rows]) {
@@ -74,8 +94,9 @@ function lines(chart) {
   const traces = [];
   const all = chart.lines.flatMap((line) => line.x);
   const wide = [Math.min(...all, ...chart.lines.flatMap((l) => l.limits.filter((x) => x !== null))), Math.max(...all)];
+  const named = chart.lines.map((line) => line.label);
   for (const [label, style, height] of chart.guides) {
-    traces.push({ type: "scatter", mode: "lines", name: label, x: wide, y: [height, height], hoverinfo: "name+y",
+    traces.push({ type: "scatter", mode: "lines", name: label, legendgroup: label, showlegend: !named.includes(label), x: wide, y: [height, height], hoverinfo: "name+y",
       line: { color: colour(style), dash: style.dash, width: 1.2 } });
   }
   const ends = (values, found) => found.length ? {
@@ -86,11 +107,11 @@ function lines(chart) {
   for (const line of chart.lines) {
     const paint = colour(line.style);
     traces.push({
-      type: "scatter", mode: chart.x_label === "layer" && line.x.length > 40 ? "lines" : "lines+markers",
-      name: plainText(line.label), x: line.x, y: line.y, error_x: ends(line.x, line.x_ci), error_y: ends(line.y, line.y_ci),
+      type: "scatter", mode: line.x.length > 40 ? "lines" : "lines+markers",
+      name: plainText(line.label), legendgroup: line.label, x: line.x, y: line.y, error_x: ends(line.x, line.x_ci), error_y: ends(line.y, line.y_ci),
       text: (line.labels.length ? line.labels : line.x.map(() => line.label)).map(plainText),
       hovertemplate: "%{text}<br>%{x:.5~g} · %{y:.4~g}<extra></extra>",
-      line: { color: paint, dash: line.style.dash, width: 1.8 }, marker: { color: paint, symbol: line.style.symbol, size: 8, line: { width: 1.5 } },
+      line: { color: paint, dash: line.style.dash, width: 1.8 }, marker: { color: paint, symbol: line.style.symbol, size: line.x.length > 12 ? 5 : 8, line: { width: 1.5, color: paint } },
     });
   }
   const limits = chart.lines.flatMap((line) => line.limits.map((x, i) => [x, line.y[i], line.labels[i], colour(line.style)]))
@@ -106,16 +127,19 @@ function lines(chart) {
   }];
 }
 
+const PATTERNS = { solid: "", dash: "/", dot: ".", dashdot: "x" };
+
 function bars(chart) {
   const shown = chart.parts.map((part) => ({
     type: "bar", orientation: "h", name: plainText(part.label), y: chart.categories.map(plainText), x: part.values,
-    marker: { color: colour(part.style), line: { width: 0 } },
+    marker: { color: colour(part.style), pattern: { shape: PATTERNS[part.style.dash], fillmode: "overlay", fgcolor: theme("--panel"), solidity: 0.35, size: 7 } },
     hovertemplate: `%{y}<br>${plainText(part.label)}: %{x:.4~g}<extra></extra>`,
   }));
   const guide = chart.guide === null ? [] : [{
     type: "line", x0: chart.guide, x1: chart.guide, yref: "paper", y0: 0, y1: 1, line: { color: theme("--ink"), dash: "dash", width: 1.2 },
   }];
   return [shown, {
+    legend: { orientation: "h", yanchor: "bottom", y: 1.02, x: 0, xanchor: "left", traceorder: "normal" },
     barmode: chart.stacked ? "stack" : "group", bargap: 0.28, shapes: guide,
     xaxis: { title: { text: chart.value_label }, rangemode: "tozero" },
     yaxis: { autorange: "reversed", type: "category" },
@@ -136,25 +160,7 @@ function heat(chart) {
 const LETTERS = { "-1": "W", 0: "~", 1: "B" };
 const VERDICTS = { "-1": "worse", 0: "tie", 1: "better" };
 
-// Tables rather than pictures: every cell can be read. One rate at a time.
-function matrices(section, charts) {
-  section.hidden = !charts.length;
-  const place = section.querySelector(".matrices");
-  place.replaceChildren();
-  if (!charts.length) return;
-  const at = (chart) => chart.title.split(" at rate ")[1] || "";
-  const rates = [...new Set(charts.map(at))];
-  const shown = make("div", { class: "charts" });
-  const show = (rate) => shown.replaceChildren(...charts.filter((chart) => at(chart) === rate).map(matrix));
-  place.append(make("p", { class: "note" }, charts[0].note));
-  if (rates.length > 1) {
-    const select = make("select", { onchange: (event) => show(event.target.value) }, ...rates.map((rate) => make("option", {}, rate)));
-    place.append(make("div", { class: "matrix-pick" }, make("label", { class: "pick" }, "Rate", select)));
-  }
-  place.append(shown);
-  show(rates[0]);
-}
-
+// A table rather than a picture: every cell can be read.
 function matrix(chart) {
   const rows = chart.lines.map((name, i) => make("tr", {}, make("th", { scope: "row" }, name),
     ...chart.values[i].map((value, j) => {
@@ -166,5 +172,5 @@ function matrix(chart) {
   const head = make("tr", {}, make("td", { class: "self" }), ...chart.columns.map((name) => make("th", { scope: "col" }, `− ${name}`)));
   const body = make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": chart.title },
     make("table", { class: "matrix" }, make("thead", {}, head), make("tbody", {}, ...rows)));
-  return make("figure", { id: `chart-${chart.name}` }, make("h4", {}, chart.title), body, caption({ ...chart, note: "" }));
+  return make("figure", { id: `chart-${chart.name}` }, make("h4", {}, chart.title), body, caption(chart));
 }

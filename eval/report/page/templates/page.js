@@ -18,6 +18,11 @@ let group = null;
 function start() {
   report = stored("data");
   if ($("runs")) { sorting(); filtering(); opening(); }
+  // The table can be used before the chart library, which is far larger, is read.
+  addEventListener("load", () => setTimeout(() => {
+    document.head.append(make("script", {}, $("plotly").textContent));
+    ready();
+  }));
 }
 
 function sorting() {
@@ -96,7 +101,6 @@ const SECTIONS = [
   ["tokens", "Tokens"], ["versus", "Who beats whom"], ["layers", "Layers"],
 ];
 
-// Called when the chart library is there.
 function ready() {
   if (!report.groups.length) { document.querySelector(".pick").hidden = true; return; }
   fill($("suites"), report.suites);
@@ -118,8 +122,7 @@ function choose(number) {
   for (const row of document.querySelectorAll("#runs tr[data-run]")) {
     row.classList.toggle("now", group.runs.includes(row.dataset.run));
   }
-  for (const name of ["pareto", "anatomy", "needle", "layers"]) fill($(name), group[name]);
-  matrices($("versus"), group.versus);
+  for (const name of ["pareto", "anatomy", "needle", "versus", "layers"]) fill($(name), group[name]);
   explorer($("tokens"), group, number);
   contents();
 }

@@ -1,5 +1,5 @@
 "use strict";
-const PAINTS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"];
+// Behind text; a method keeps the colour that it has in the charts.
 let item = null;
 let chosen = [];
 
@@ -33,8 +33,7 @@ function showItem(found) {
   const labels = item.runs.map((run) => run.label);
   chosen = chosen.filter((label) => labels.includes(label));
   if (!chosen.length) {
-    const own = item.runs.filter((run) => run.recomputed > 0 && run.selected && bits(run).includes(1)).map((run) => run.label);
-    chosen = (own.length > 1 ? own.slice(-2) : labels.slice(0, 2));
+    chosen = first().map((run) => run.label);
   }
   const boxes = item.runs.map((run) => make("label", {}, make("input", {
     type: "checkbox", value: run.label, checked: chosen.includes(run.label), onchange: (event) => {
@@ -47,6 +46,13 @@ function showItem(found) {
     make("fieldset", { class: "which" }, make("legend", {}, "Methods side by side"), ...boxes),
     make("div", { id: "panes", class: "panes" }), answers());
   panes();
+}
+
+// The last two methods at the middle rate: the first ones are controls.
+function first() {
+  const rates = [...new Set(item.runs.map((run) => run.rate).filter((rate) => rate !== null && rate > 0 && rate < 1))].sort((a, b) => a - b);
+  const own = item.runs.filter((run) => run.rate === rates[Math.floor((rates.length - 1) / 2)] && run.rate !== null);
+  return own.length ? own.slice(-2) : item.runs.slice(0, 2);
 }
 
 // One byte for each document position: 1 where it was recomputed.
@@ -65,7 +71,10 @@ function panes() {
   })));
 }
 
-const paint = (run) => PAINTS[item.runs.indexOf(run) % PAINTS.length];
+function paint(run) {
+  const named = group.colours[group.runs.indexOf(run.run)];
+  return ALONG[named] ? theme("--muted") : named;
+}
 
 function pane(run) {
   const on = bits(run);
