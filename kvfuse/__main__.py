@@ -22,7 +22,7 @@ class Command:
     """One command: what it is for, its ``main`` and its configuration, imported when it is called.
 
     ``more`` finds further options; ``announces`` says that it takes a model and a dataset, which
-    are remembered from call to call.
+    are remembered from call to call; ``places`` are variables that need no name.
     """
 
     purpose: str
@@ -30,6 +30,7 @@ class Command:
     config: str
     more: str | None = None
     announces: bool = True
+    places: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -59,6 +60,13 @@ COMMANDS = {
         "tables over the finished runs of MODEL on DATASET, and a page over all runs",
         "eval.report.__main__:main",
         "eval.report.config:ReportConfig",
+    ),
+    "compare": Command(
+        "two runs item by item: folders A and B, or LMCache's rag-qa-quality JSON",
+        "eval.compare.__main__:main",
+        "eval.compare.config:CompareConfig",
+        announces=False,
+        places=("A", "B"),
     ),
     "gate": Command(
         "prove on MODEL and a real item that r = 1 is full prefill, and print the distances",
@@ -129,7 +137,7 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     config_class = _found(command.config)
     place = command.more
     more = (lambda config: _found(place)(config)) if place else None  # it brings torch in
-    config = parse(config_class, arguments, more, **defaults)
+    config = parse(config_class, _placed(arguments, command.places), more, **defaults)
     unnamed = [option for option in options_of(config_class) if option not in config.given]
     how = f"name it after the {'target' if by_make else 'command'}"
     note_environment(unnamed, how)
@@ -142,6 +150,16 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     _found(command.main)(config)
     if remembers:
         remember(config.model, config.dataset)
+
+
+def _placed(arguments: Sequence[str], places: Sequence[str]) -> list[str]:
+    """The arguments, the first ones named by their places where they have no name themselves."""
+    words = list(arguments)
+    for i, name in enumerate(places[: len(words)]):
+        if words[i].startswith("-") or words[i].partition("=")[0].isupper():
+            break
+        words[i] = f"{name}={words[i]}"
+    return words
 
 
 def _named(arguments: Sequence[str]) -> dict[str, str]:
