@@ -40,9 +40,9 @@ MEASURES = (
 )
 LEGEND = (
     "A - B item by item, with its 95% interval ({resamples:,} paired bootstraps over items); "
-    "means, of times medians. p: permutation test (signs flipped; of times sign test), corrected for the "
-    "{family} comparisons of this table (Holm). better and worse are said of A, where p < 0.05; "
-    "~: not told apart{few}."
+    "means, of times medians. p: permutation test (signs flipped; of times sign test), corrected "
+    "for the {family} comparisons of this table (Holm). better and worse are said of A, where "
+    "p < 0.05; ~: not told apart{few}."
 )
 
 

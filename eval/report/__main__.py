@@ -11,6 +11,7 @@ from typing import Any
 from eval.folder import read_result
 from eval.report.config import ReportConfig
 from eval.report.groups import grouped, said
+from eval.report.page.collect import complete
 from eval.report.table import compared
 from models.errors import UserError
 from models.load.source import resolve
@@ -29,6 +30,7 @@ def main(config: ReportConfig) -> None:
         if not Path(folder).is_dir():
             raise UserError(f"FOLDERS={folder}: there is no such folder")
     damaged, lacking = [], []
+    make_one = config.command("eval", folders=None, page=None)
     for dataset in config.datasets():
         root = Path(config.outputs) / resolve(config.model).name / dataset.name
         results, damage = finished(root)
@@ -36,7 +38,7 @@ def main(config: ReportConfig) -> None:
         if results:
             print(f"{tables(results)}\n")
         elif not damage:
-            lacking.append(f"no finished run in {root}; make one: {config.command('eval')}")
+            lacking.append(f"no finished run in {root}; make one: {make_one}")
     written = write_page(config) if config.page else None
     # Of a dataset that nobody named, and be it the last one, nothing need be there.
     if lacking and (written is None or {"model", "dataset"} & config.given.keys()):
@@ -82,7 +84,7 @@ def finished(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     there = [path for path in paths if os.path.lexists(path)]
     for path in sorted(there, key=lambda path: path.lstat().st_mtime_ns):
         try:
-            results.append(read_result(path) | {"folder": str(path.parent)})
+            results.append(complete(read_result(path) | {"folder": str(path.parent)}, path))
         except UserError as damage:
             damaged.append(str(damage))
     return results, damaged
