@@ -49,7 +49,14 @@ def pairwise(results: Results, seed: int, measures: Sequence[str]) -> Pairwise:
     ----------
     results : runs over the same items in the same order, each method and rate once.
     measures : of :data:`~eval.analysis.measures.MEASURES`, those that are means.
+
+    Raises
+    ------
+    ValueError : runs over different items.
     """
+    for result in results:
+        if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:
+            raise ValueError(f"{method(result)} and {method(results[0])} ran on different items")
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     shown = []
     wanted_rates: list[float | None] = [*rates(results)] or [None]

@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.folder import read_result
 from eval.report.config import ReportConfig
-from eval.report.groups import grouped, said
+from eval.report.groups import grouped
 from eval.report.page.collect import complete
 from eval.report.table import compared
 from models.errors import UserError
@@ -43,6 +43,8 @@ def main(config: ReportConfig) -> None:
     # Of a dataset that nobody named, and be it the last one, nothing need be there.
     if lacking and (written is None or {"model", "dataset"} & config.given.keys()):
         raise UserError(lacking[0])
+    for line in lacking:
+        print(f"report: {line}", file=sys.stderr)
     if damaged:
         raise UserError("left out: " + "; ".join(damaged))
 
@@ -72,7 +74,7 @@ def write_page(config: ReportConfig) -> Path | None:
 def tables(results: Sequence[dict[str, Any]]) -> str:
     """One table per group of runs over the same items by the same engine."""
     groups, replaced = grouped(results)
-    for line in said(replaced):
+    for line in replaced:
         print(f"report: {line}", file=sys.stderr)
     return "\n\n".join(map(compared, groups))
 

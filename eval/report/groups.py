@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from eval.report.figures import OWN
 
 
 class Grouped(NamedTuple):
-    """Groups of comparable runs, and the folders of runs that a later one of its method replaces.
+    """Groups of comparable runs, and a line for each run that a later one replaces.
 
     Within a group the runs are sorted by their method and its options.
     """
@@ -33,12 +33,9 @@ def grouped(results: Sequence[dict[str, Any]]) -> Grouped:
         same = {key: value for key, value in result["config"].items() if key not in OWN}
         group = groups.setdefault(json.dumps(same, sort_keys=True), {})
         if earlier := group.pop(name := json.dumps(method, sort_keys=True), None):
-            replaced.append(str(earlier["folder"]))
+            why = "the method's source was another in a later run"
+            if earlier["config"] == result["config"]:
+                why = f"the same run lies in {result['folder']}"
+            replaced.append(f"{earlier['folder']} is left out: {why}")
         group[name] = result
     return Grouped([[group[name] for name in sorted(group)] for group in groups.values()], replaced)
-
-
-def said(replaced: Sequence[str]) -> Iterator[str]:
-    """What a reader is told of runs that were replaced."""
-    for folder in replaced:
-        yield f"{folder} is left out: the method's source was another in a later run"

@@ -10,7 +10,7 @@ from typing import Any
 from eval.analysis.measures import method, rate
 from eval.folder import digest
 from eval.report.figures import OWN, report
-from eval.report.groups import grouped, said
+from eval.report.groups import grouped
 from eval.report.layout import heading
 from eval.report.page import overview
 from eval.report.page.bars import anatomy, suites
@@ -54,7 +54,7 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
         "runs": runs,
         "groups": shown,
         "suites": suites(groups, looks),
-        "left_out": [*found.damaged, *said(replaced)],
+        "left_out": [*found.damaged, *replaced],
         "unfinished": found.unfinished,
         "failed": found.failed,
         "samples": sum(r["note"] is not None for r in found.results),

@@ -84,7 +84,7 @@ def answers(results: Sequence[dict[str, Any]], ids: Sequence[str], place: int) -
     runs = [
         {
             "run": name,
-            "label": run_name(result),
+            "label": run_name(result) + "*" * result["oracle"],
             "method": method(result),
             "rate": rate(result),
             **{key: result["items"][place][key] for key in KEPT},

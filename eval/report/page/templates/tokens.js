@@ -6,8 +6,10 @@ let chosen = [];
 function explorer(section, of, number) {
   const place = $("explorer");
   place.replaceChildren();
-  section.hidden = !of.items.length;
-  if (section.hidden) return;
+  if (!of.items.length) {
+    place.append(make("p", { class: "note" }, "The page holds no more texts: name this dataset's folder alone (FOLDERS=) to see its items."));
+    return;
+  }
   const some = of.items.length < of.available;
   const items = make("select", { id: "item" }, ...of.items.map((id, i) => make("option", { value: i }, id)));
   const step = (by) => () => {
@@ -125,6 +127,7 @@ function pointing(text) {
   text.addEventListener("mouseleave", () => point(null));
   text.addEventListener("blur", () => point(null));
   text.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") point(null);
     const by = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
     if (!by) return;
     event.preventDefault();
