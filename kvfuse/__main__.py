@@ -115,10 +115,8 @@ def demo(arguments: Sequence[str]) -> None:
         raise UserError(f"the demo takes no variables: {arguments[0]}; use kvfuse eval")
     for each in DEMO:
         run("eval", each, remembers=False)
-    from eval.report.__main__ import write_page
-    from eval.report.config import ReportConfig
-
-    write_page(ReportConfig(model="smollm2-135m", dataset="needle"))
+    config = _found("eval.report.config:ReportConfig")(model="smollm2-135m", dataset="needle")
+    _found("eval.report.__main__:write_page")(config)
 
 
 def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: bool = True) -> None:

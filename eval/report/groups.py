@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 from eval.report.figures import OWN
 
+# Of the environment, what times depend on.
+MACHINE = ("device", "threads", "torch", "transformers", "flashinfer")
+
 
 class Grouped(NamedTuple):
     """Groups of comparable runs, and a line for each run that a later one replaces.
@@ -30,8 +33,7 @@ def grouped(results: Sequence[dict[str, Any]]) -> Grouped:
     replaced = []
     for result in results:
         method = {key: result["config"][key] for key in ("method", "options")}
-        same = {key: value for key, value in result["config"].items() if key not in OWN}
-        group = groups.setdefault(json.dumps(same, sort_keys=True), {})
+        group = groups.setdefault(json.dumps(common(result), sort_keys=True), {})
         if earlier := group.pop(name := json.dumps(method, sort_keys=True), None):
             why = "the method's source was another in a later run"
             if earlier["config"] == result["config"]:
@@ -39,3 +41,10 @@ def grouped(results: Sequence[dict[str, Any]]) -> Grouped:
             replaced.append(f"{earlier['folder']} is left out: {why}")
         group[name] = result
     return Grouped([[group[name] for name in sorted(group)] for group in groups.values()], replaced)
+
+
+def common(result: dict[str, Any]) -> dict[str, Any]:
+    """What the runs of a group have in common: all settings but the method's own, and a machine."""
+    environment = result["environment"]
+    settings = {key: value for key, value in result["config"].items() if key not in OWN}
+    return {"config": settings, "machine": {key: environment.get(key) for key in MACHINE}}

@@ -9,8 +9,8 @@ from typing import Any
 
 from eval.analysis.measures import method, rate
 from eval.folder import digest
-from eval.report.figures import OWN, report
-from eval.report.groups import grouped
+from eval.report.figures import report
+from eval.report.groups import common, grouped
 from eval.report.layout import heading
 from eval.report.page import overview
 from eval.report.page.bars import anatomy, suites
@@ -102,7 +102,7 @@ def _titles(groups: Sequence[Sequence[dict[str, Any]]]) -> list[str]:
 
 def _key(result: dict[str, Any]) -> str:
     """A hash over what a group's runs have in common."""
-    return digest({key: value for key, value in result["config"].items() if key not in OWN})[:6]
+    return digest(common(result))[:6]
 
 
 def _group(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
+from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -34,7 +34,12 @@ LETTERS = {-1: "W", 0: "~", 1: "B"}
 
 
 def draw(chart: Chart, path: Path) -> None:
-    """Write the picture to ``path``."""
+    """Write the picture to ``path``; dollar signs are no mathematics here."""
+    with rc_context({"text.parse_math": False}):
+        _draw(chart, path)
+
+
+def _draw(chart: Chart, path: Path) -> None:
     figure = Figure(figsize=_size(chart), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()

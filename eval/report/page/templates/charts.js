@@ -16,7 +16,9 @@ function fill(section, charts) {
   clear(section);
   section.hidden = !charts.length;
   const rates = [...new Set(charts.map((chart) => chart.rate).filter((rate) => rate !== ""))];
-  const place = make("div", { class: charts.some((chart) => chart.scale === "score") ? "charts small" : "charts" });
+  const wide = charts.some((chart) => chart.scale === "verdict" && chart.columns.length > 5);
+  const small = charts.some((chart) => chart.scale === "score");
+  const place = make("div", { class: `charts${small ? " small" : ""}${wide ? " wide" : ""}` });
   const notes = [...new Set(charts.map((chart) => chart.note).filter((note) => note !== ""))];
   section.append(...notes.map((note) => make("p", { class: "note" }, note)));
   const show = (rate) => {
@@ -82,7 +84,7 @@ function draw(plot, chart) {
     ...layout, xaxis: { ...axis, ...layout.xaxis }, yaxis: { ...axis, ...layout.yaxis },
   };
   Plotly.newPlot(plot, traces, whole, {
-    responsive: true, displaylogo: false,
+    responsive: true, displaylogo: false, displayModeBar: innerWidth > 640 ? "hover" : false,
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "zoomIn2d", "zoomOut2d"],
   });
 }

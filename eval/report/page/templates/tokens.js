@@ -53,7 +53,7 @@ function showItem(found) {
 // The last two methods at the middle rate: the first ones are controls.
 function first() {
   const rates = [...new Set(item.runs.map((run) => run.rate).filter((rate) => rate !== null && rate > 0 && rate < 1))].sort((a, b) => a - b);
-  const own = item.runs.filter((run) => run.rate === rates[Math.floor((rates.length - 1) / 2)] && run.rate !== null);
+  const own = item.runs.filter((run) => run.rate === rates[Math.floor((rates.length - 1) / 2)] && run.rate !== null && !run.label.endsWith("*"));
   return own.length ? own.slice(-2) : item.runs.slice(0, 2);
 }
 
