@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eval.analysis.overlap import decode
 from eval.folder import dumps
+from eval.report.page import tokens
+from eval.report.page.collect import collect
+from eval.report.page.texts import Texts
+from eval.report.page.tokens import Explorer
 from models.sealed import seal, unseal
 from models.timing import PARTS
 from tests.stages.conftest import HOSTILE
@@ -308,6 +314,45 @@ def test_other_folders_may_be_named(copy, reported):
     assert page.text.count("is left out: the same run lies in ") == 6
     missing = str(copy.root / "nowhere")
     assert "there is no such folder" in line_of(copy.run("report", "--folders", missing), "report")
+
+
+def test_runs_of_two_machines_are_no_group(copy):
+    reseal(one(copy) / "result.json", lambda r: r["environment"].update(device="another"))
+    copy.ok("report", "--page", "1")
+    groups = page_of(copy).json["data"]["groups"]
+    assert [len(group["runs"]) for group in groups] in ([1, 5], [5, 1])
+    assert len({group["title"] for group in groups}) == 2
+    assert len({chart["file"] for group in groups for chart in group["pareto"]}) == 4
+
+
+def test_the_page_holds_so_many_texts_and_no_more(reported, monkeypatch):
+    found = collect([reported.root / "outputs"])
+    results = found.results[:1]
+    explorer = Explorer(Texts([], [(reported.root / "inputs", reported.root / "kvs")]))
+    assert len(explorer.items(results, ["r0"])["items"]) == 3
+    monkeypatch.setattr(tokens, "ITEMS", 2)
+    assert len(explorer.items(results, ["r0"])["items"]) == 2
+    explorer.left = results[0]["items"][0]["tokens"]
+    shown = explorer.items(results, ["r0"])
+    assert (len(shown["items"]), shown["available"]) == (1, 3)
+    assert explorer.items(results, ["r0"])["items"] == []
+
+
+def test_scores_of_other_tokens_or_weights_are_not_shown(reported):
+    texts = Texts([], [(reported.root / "inputs", reported.root / "kvs")])
+    (result, *_) = collect([reported.root / "outputs"]).results
+    items = texts.items(result)
+    first, other = list(items.values())[:2]
+    kept = read_scores(reported, first.id)
+    assert texts.scores(result, first)["surprisal"] == pytest.approx(kept, abs=5e-4)
+    assert texts.scores(result, replace(other, id=first.id)) == {}
+    elsewhere = {**result, "config": {**result["config"], "weights": "others"}}
+    assert texts.scores(elsewhere, first) == {}
+
+
+def read_scores(workplace: Workplace, item: str) -> list[float]:
+    path = workplace.kv_files()[item].with_name("surprisal.pt")
+    return torch.load(path, weights_only=True)["scores"].tolist()
 
 
 def test_figures_of_charts_that_are_no_more_are_removed(copy):

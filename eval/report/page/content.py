@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from eval.analysis.measures import method, rate
@@ -61,12 +61,14 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
     }
 
 
-def charts(page: dict[str, Any]) -> list[Chart]:
-    """All charts of a page."""
-    return [
-        *page["suites"],
-        *(chart for group in page["groups"] for name in SECTIONS for chart in group[name]),
-    ]
+def charts(page: dict[str, Any]) -> Iterator[tuple[Chart, str]]:
+    """All charts of a page, and what runs each is of, where its title does not say it."""
+    yield from ((chart, "") for chart in page["suites"])
+    for group in page["groups"]:
+        subject = group["title"] + (
+            " · BUILT-IN SAMPLE, NOT THE BENCHMARK" if group["note"] else ""
+        )
+        yield from ((chart, subject) for name in SECTIONS for chart in group[name])
 
 
 def order(result: dict[str, Any]) -> tuple[Any, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from eval.analysis.measures import ROUNDING
 from eval.report.figures import Report, name
 from eval.report.page.chart import Line, Lines
-from eval.report.page.style import Style
+from eval.report.page.style import FULL_PREFILL, Style
 
 MEASURES = {
     "score": ("Score against time to first token", "score (out of 100)"),
@@ -55,7 +55,7 @@ def pareto(found: Report, slug: str, styles: dict[str, Style], ids: Sequence[str
             continue
         guides = []
         if measure == "score" and found["full_score"] is not None:
-            guides.append((called("no"), styles["no"], found["full_score"]))
+            guides.append((called("no"), FULL_PREFILL, found["full_score"]))
         for row in found["rows"]:
             if row["method"] == "full" and row[measure] is not None:
                 guides.append((called("full"), styles["full"], row[measure]))

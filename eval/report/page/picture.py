@@ -30,16 +30,22 @@ MARKERS = {
 }  # fmt: skip
 # Okabe & Ito's vermilion and blue: worse and better, told apart by their letters as well.
 VERDICTS = ListedColormap(["#f2b48c", "#f4f4f4", "#9cc9e8"])
+HATCHES = {"solid": "", "dash": "//", "dot": "..", "dashdot": "xx"}
 LETTERS = {-1: "W", 0: "~", 1: "B"}
 
 
-def draw(chart: Chart, path: Path) -> None:
-    """Write the picture to ``path``; dollar signs are no mathematics here."""
+def draw(chart: Chart, subject: str, path: Path) -> None:
+    """Write the picture to ``path``; dollar signs are no mathematics here.
+
+    Parameters
+    ----------
+    subject : what runs it shows, for the line above it; a picture travels alone.
+    """
     with rc_context({"text.parse_math": False}):
-        _draw(chart, path)
+        _draw(chart, subject, path)
 
 
-def _draw(chart: Chart, path: Path) -> None:
+def _draw(chart: Chart, subject: str, path: Path) -> None:
     figure = Figure(figsize=_size(chart), dpi=DPI, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -49,7 +55,10 @@ def _draw(chart: Chart, path: Path) -> None:
         _bars(axes, chart)
     else:
         _grid(axes, chart)
-    axes.set_title(textwrap.fill(chart.title, 90), fontsize=11, fontweight="bold", loc="left")
+    wide = int(9.5 * figure.get_figwidth())
+    figure.suptitle(textwrap.fill(chart.title, wide), x=0.01, ha="left", fontweight="bold", size=11)
+    if subject:
+        axes.set_title(textwrap.fill(subject, wide), fontsize=8, loc="left", x=0, color="0.3")
     with writing(path) as file:
         canvas.print_png(file)
 
@@ -77,9 +86,10 @@ def _look(style: Style) -> dict[str, Any]:
 
 
 def _lines(axes: Axes, chart: Lines) -> None:
+    named = {line.label for line in chart.lines}
     for label, style, height in chart.guides:
-        look = _look(style)
-        axes.axhline(height, color=look["color"], linestyle=look["linestyle"], lw=1, label=label)
+        look, shown = _look(style), "_" if label in named else label
+        axes.axhline(height, color=look["color"], linestyle=look["linestyle"], lw=1, label=shown)
     for line in chart.lines:
         look = _look(line.style)
         axes.plot(line.x, line.y, label=line.label, lw=1.5, **look)
@@ -92,6 +102,8 @@ def _lines(axes: Axes, chart: Lines) -> None:
         known = [(x, y) for x, y in zip(line.limits, line.y, strict=False) if x is not None]
         if known:
             axes.plot(*zip(*known, strict=True), "|", color=look["color"], ms=8, mew=1.5)
+    if any(limit is not None for line in chart.lines for limit in line.limits):
+        axes.plot([], [], "|", color=COLOURS[INK], ms=8, mew=1.5, label="FLOP limit")
     axes.set_xlabel(chart.x_label)
     axes.set_ylabel(chart.y_label)
     if chart.log_y:
@@ -107,7 +119,13 @@ def _bars(axes: Axes, chart: Bars) -> None:
         values = np.array([0.0 if v is None else v for v in part.values])
         colour = COLOURS.get(part.style.colour, part.style.colour)
         shift = 0 if chart.stacked else (number - (len(chart.parts) - 1) / 2) * height
-        axes.barh(places + shift, values, height, left=left, color=colour, label=part.label)
+        look: dict[str, Any] = {
+            "color": colour,
+            "hatch": HATCHES[part.style.dash],
+            "edgecolor": "white",
+            "lw": 0,
+        }
+        axes.barh(places + shift, values, height, left=left, label=part.label, **look)
         left = left + values if chart.stacked else left
     if chart.guide is not None:
         axes.axvline(chart.guide, color=COLOURS[INK], linestyle="--", lw=1)
@@ -137,6 +155,10 @@ def _grid(axes: Axes, chart: Grid) -> None:
     axes.set_ylabel(chart.y_label)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
+    for place, count in ((axes.set_xticks, cells.shape[1]), (axes.set_yticks, cells.shape[0])):
+        place(np.arange(count + 1) - 0.5, minor=True)
+    axes.grid(which="minor", color="white", lw=2)  # seams keep neighbours apart
+    axes.tick_params(which="minor", length=0)
 
 
 def _plain(axes: Axes, along: Any) -> None:

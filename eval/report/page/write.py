@@ -47,7 +47,7 @@ def write(
     if not any((found.results, found.unfinished, found.damaged, found.failed)):
         return None, found
     page = content(found, Explorer(texts))
-    names = _figures(charts(page), target / FIGURES, pictures)
+    names = _figures(list(charts(page)), target / FIGURES, pictures)
     with writing(target / PAGE) as file:
         file.write(html(page, [str(root) for root in roots], names).encode())
     return target / PAGE, found
@@ -127,18 +127,18 @@ def _source(name: str) -> Markup:
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _figures(drawn: Sequence[Chart], folder: Path, pictures: bool) -> dict[str, str]:
+def _figures(drawn: Sequence[tuple[Chart, str]], folder: Path, pictures: bool) -> dict[str, str]:
     """Write CSV and PNG of each chart; files of charts that are no more are removed."""
     from eval.report.page import picture  # brings matplotlib in
 
     names: dict[str, str] = {}
-    for chart in drawn:
+    for chart, _ in drawn:
         stem = re.sub(r"[^A-Za-z0-9._=-]+", "-", chart.name)[:120]
         while stem in names.values():
             stem += "-"
         names[chart.name] = stem
     kept = set()
-    for chart in tqdm(drawn, "report", unit="figure", disable=None):
+    for chart, subject in tqdm(drawn, "report", unit="figure", disable=None):
         stem = names[chart.name]
         text = io.StringIO()
         csv.writer(text).writerows(chart.rows())
@@ -146,7 +146,7 @@ def _figures(drawn: Sequence[Chart], folder: Path, pictures: bool) -> dict[str, 
             file.write(text.getvalue().encode())
         kept.add(f"{stem}.csv")
         if pictures:
-            picture.draw(chart, folder / f"{stem}.png")
+            picture.draw(chart, subject, folder / f"{stem}.png")
             kept.add(f"{stem}.png")
     for path in [*folder.glob("*.csv"), *folder.glob("*.png")]:
         if path.name not in kept:
