@@ -48,7 +48,7 @@ test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
 
 browser: $(READY)  ## what the tests of the report's page need: Chromium and playwright; skipped without
 	@command -v chromium chromium-browser google-chrome > /dev/null \
-	  || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && apt-get install -y -qq chromium > /dev/null; } \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; } \
 	  || { echo "browser: no Chromium here, and it takes root and apt-get to install it: install it yourself" >&2; exit 2; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser]"
 

@@ -21,6 +21,10 @@ NEEDED = (
     "folder", "gate", "memory_mb", "revisions", "items", "ttft_parts_ms", "ttft_parts_ready_ms",
     "extra_scores", "tpot_ms", "scored",
 )  # fmt: skip
+CONFIG = (
+    "model", "dataset", "weights", "tokenizer", "dtype", "backend", "inputs", "seed", "cold",
+    "chunking",
+)  # fmt: skip
 REMEDY = "the same make eval writes it anew, or remove it"
 
 
@@ -71,7 +75,7 @@ def complete(result: dict[str, Any], path: Path) -> dict[str, Any]:
         report([result])
         for key in NEEDED:
             result[key]
-        for key in ("model", "dataset", "weights", "inputs", "seed", "cold", "chunking"):
+        for key in CONFIG:
             result["config"][key]
         for item in result["items"]:
             Record.model_validate(item)

@@ -45,10 +45,10 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
     titles = _titles(groups)
     runs: list[dict[str, Any]] = []
     shown = []
-    for number, (results, title) in enumerate(zip(groups, titles, strict=True)):
+    for results, title in zip(groups, titles, strict=True):
         ids = [f"r{len(runs) + i}" for i in range(len(results))]
         pairs = zip(results, ids, strict=True)
-        runs += [overview.run(result, name, number) for result, name in pairs]
+        runs += [overview.run(result, name, found.failed) for result, name in pairs]
         shown.append(_group(results, ids, title, looks, explorer))
     return {
         "runs": runs,

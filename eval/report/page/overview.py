@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from eval.report import columns
@@ -74,12 +74,12 @@ TABLE = (
 )
 
 
-def run(result: dict[str, Any], name: str, place: int) -> dict[str, Any]:
+def run(result: dict[str, Any], name: str, failed: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """One row: its cells, its marks and its details.
 
     Parameters
     ----------
-    name : the page's name of the run. place : its group's number.
+    name : the page's name of the run. failed : gates that did not pass, as ``Found`` holds them.
     """
     row = {
         **report([result])["rows"][0],
@@ -98,22 +98,26 @@ def run(result: dict[str, Any], name: str, place: int) -> dict[str, Any]:
     ]
     return {
         "id": name,
-        "group": place,
         "folder": result["folder"],
         "cells": cells,
-        "marks": marks(result),
+        "marks": marks(result, failed),
         "details": details(result),
         **{key: row[key] for key in ("model", "dataset", "method", "rate", "oracle")},
     }
 
 
-def marks(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+def marks(
+    result: dict[str, Any], failed: Sequence[dict[str, Any]] = ()
+) -> list[tuple[str, str, str]]:
     """What must not be overlooked of a run: how grave, a word, and what it means."""
     found = []
     if result["note"]:
         found.append(("bad", "built-in sample", result["note"]))
-    if not result["gate"].get("passed"):
-        found.append(("bad", "gate failed", "its gate failed: no figure of it means anything"))
+    others = [gate["item"] for gate in failed if _alike(result["config"], gate["key"])]
+    if others or not result["gate"].get("passed"):
+        items = f" on {', '.join(others)}" if others else ""
+        why = f"the model fails its gate{items}: no figure of it means anything"
+        found.append(("bad", "gate failed", why))
     elif result["gate"].get("note"):
         found.append(("warn", "gate: one chunk", result["gate"]["note"]))
     if False in [item["page_cache_dropped"] for item in result["items"]]:
@@ -124,6 +128,15 @@ def marks(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     if result["oracle"]:
         found.append(("plain", "oracle", "an upper bound that has seen the full prefill"))
     return found
+
+
+def _alike(config: dict[str, Any], key: dict[str, Any]) -> bool:
+    """Whether a gate was run with what a run was made with."""
+    return (config["weights"], f"torch.{config['dtype']}", config["backend"]) == (
+        key["weights"],
+        key["dtype"],
+        key["backend"],
+    )
 
 
 def details(result: dict[str, Any]) -> Details:
