@@ -33,7 +33,9 @@ def main(config: ReportConfig) -> None:
     make_one = config.command("eval", folders=None, page=None)
     for dataset in config.datasets():
         root = Path(config.outputs) / resolve(config.model).name / dataset.name
-        results, damage = finished(root)
+        whole, damage = finished(root)
+        results, older = usable(whole)
+        damage += older
         damaged += damage
         if results:
             print(f"{tables(results)}\n")
@@ -86,10 +88,21 @@ def finished(root: Path) -> tuple[list[dict[str, Any]], list[str]]:
     there = [path for path in paths if os.path.lexists(path)]
     for path in sorted(there, key=lambda path: path.lstat().st_mtime_ns):
         try:
-            results.append(complete(read_result(path) | {"folder": str(path.parent)}, path))
+            results.append(read_result(path) | {"folder": str(path.parent)})
         except UserError as damage:
             damaged.append(str(damage))
     return results, damaged
+
+
+def usable(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Those that hold all that a report shows, and what is wrong with the others."""
+    found, older = [], []
+    for result in results:
+        try:
+            found.append(complete(result, Path(result["folder"]) / "result.json"))
+        except UserError as other:
+            older.append(str(other))
+    return found, older
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ MUTANTS: list[Mutant] = [
     *in_file(
         "eval/report/page/write.py",
         PAGE,
-        ("text may end its script", '"[<>&\\u2028\\u2029]"', '"[>&\\u2028\\u2029]"'),
+        ("text may end its script", '"[<>&\\u2028\\u2029]"', '"[&\\u2028\\u2029]"'),
         (
             "figures of earlier charts stay",
             "        if path.name not in kept:\n            path.unlink()\n",
