@@ -13,7 +13,6 @@ from models.flight import Flight
 from models.prompt import Prompt
 from models.question import group_attention
 
-
 HELD = 256 << 20  # bytes of attention that are held for all methods; more is computed for each
 
 
