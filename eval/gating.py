@@ -63,7 +63,8 @@ def run(session: Session) -> dict[str, Any]:
     A distance is None where anything was NaN or infinite; ``note`` says what the gate leaves open.
     """
     item = gate_item(session)
-    result = gate.run(session.engine, item.prompt, session.inputs.sink)
+    front = session.fronts[item.id]
+    result = gate.run(session.engine, item.prompt, session.inputs.sink, front)
     outcome: dict[str, Any] = json.loads(json.dumps(result.as_dict()))
     for check in outcome["checks"]:
         if not math.isfinite(check["distance"]):
@@ -102,6 +103,7 @@ def _key(session: Session) -> dict[str, Any]:
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
+        "front": session.fronts[item.id],
         "code": CODE,
         **machine(session.weights.device, session.weights.known.linear),
     }
