@@ -60,8 +60,8 @@ MUTANTS: list[Row] = [
         ("nothing is read from memory", "self.read = self.item.ready", "self.item.ready"),
         (
             "one chunk is two",
-            "engine, merged, sink, Path(folder)",
-            "engine, prompt, sink, Path(folder)",
+            "engine, merged, sink, front, Path(folder)",
+            "engine, prompt, sink, front, Path(folder)",
         ),
         (
             "r = 0 is held against r = 1",
@@ -542,7 +542,7 @@ MUTANTS: list[Row] = [
         ("other types are read as floats", "query.dtype == key.dtype == value.dtype", "True"),
         (
             "segments see those before them",
-            "keys = self.starts[:-1]",
+            "keys = self.keys[:-1]",
             "keys = [0] * (len(self.starts) - 1)",
         ),
     ),
