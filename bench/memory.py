@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from models.heap import give_back
 
 RESET_PEAK = "5"  # what proc_pid_clear_refs(5) says resets VmHWM to the memory now in use
 CLEAR, STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
@@ -24,17 +25,10 @@ def peak_of(run: Callable[[], Any], device: torch.device) -> float | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) / 1e6
-    _give_back()
+    give_back()  # or the last contestant's freed memory would count as this one's
     known = _reset()
     run()
     return _peak_mb() if known else None
-
-
-def _give_back() -> None:
-    """Return freed memory to the system, or the last contestant's would count as this one's."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if STATUS.exists() else None
-    if trim is not None:
-        trim(0)
 
 
 def _reset() -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from models.finite import require_finite
 from models.flight import Flight
 from models.prompt import Prompt
 from models.question import group_attention
+
+HELD = 256 << 20  # bytes of attention that are held for all methods; more is computed for each
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,17 @@ class Truth:
     kv: Tensor
     queries: Tensor
     scale: float
+    _weights: dict[int, list[Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
-    def attention(self, layer: int) -> Iterator[Tensor]:
+    def attention(self, layer: int) -> list[Tensor]:
         """Attention of the question's rows, see :func:`models.question.group_attention`."""
-        return group_attention(self.queries[layer], self.kv[0, layer], self.scale)
+        found = self._weights.get(layer)
+        if found is None:
+            found = list(group_attention(self.queries[layer], self.kv[0, layer], self.scale))
+            n_layers = len(self.queries)
+            if n_layers * sum(weights.nbytes for weights in found) <= HELD:
+                self._weights[layer] = found
+        return found
 
 
 def observe(question: Flight, prompt: Prompt) -> Truth:
@@ -53,8 +62,15 @@ def observe(question: Flight, prompt: Prompt) -> Truth:
     return Truth(prompt, kv, queries, question.modules.scale)
 
 
-def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]]:
+def deviations(
+    question: Flight, truth: Truth, queries: Sequence[Tensor] | None = None
+) -> tuple[list[float], list[float]]:
     """Distance of the cache from the full prefill, layer by layer, relative to the latter.
+
+    Parameters
+    ----------
+    question : the question's rows, not yet run.
+    queries : ``[H, q, D]`` of every layer where they are known: the question need not run then.
 
     Returns
     -------
@@ -72,11 +88,11 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
     cached = question.cache.kv
     both = list(zip(cached, truth.kv, strict=True))
     delta_kv, delta_attn = [], []
-    for layer, queries in enumerate(_climb(question)):
+    for layer, asked in enumerate(queries or _climb(question)):
         kinds = [(part[layer][:, documents], true[layer][:, documents]) for part, true in both]
         delta_kv.append(sum(_relative(*pair) for pair in kinds) / 2)
         gap = total = 0.0
-        fused = group_attention(queries, cached[0, layer][:, :n], truth.scale)
+        fused = group_attention(asked, cached[0, layer][:, :n], truth.scale)
         for found, true in zip(fused, truth.attention(layer), strict=True):
             gap += float((found - true).square().sum())
             total += float(true.square().sum())

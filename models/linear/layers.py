@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.heap import give_back
 from models.linear.choice import Choices
 from models.linear.packed import PackedLinear, lacking
 
@@ -35,6 +36,7 @@ def pack(model: Any, choose: Choose | None = None) -> None:
         on_cpu = layer.weight.device.type == "cpu"
         if on_cpu and layer.weight.numel() >= SMALLEST and lacking(layer.weight.dtype) is None:
             choose = choose or Choices()
+            give_back()  # the plain weight before this one, or both would stay with the process
             packed = PackedLinear(layer)
             if choose(layer, packed):
                 model.set_submodule(name, packed)

@@ -80,8 +80,8 @@ def load(
     model.eval().requires_grad_(False)
     found = weight_fingerprint(model)
     if place.type == "cpu":
-        keep_freed_memory()
         layers.pack(model)
+        keep_freed_memory()
     return LoadedModel(
         model=model,
         name=source.name,
