@@ -227,6 +227,7 @@ class Evaluator:
                 reference.truth,
                 item.id,
                 len(self.session.inputs.sink),
+                variant.corrector,
             )
 
         if not self.config.cold:

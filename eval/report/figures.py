@@ -9,7 +9,14 @@ from eval.analysis.finite import require_finite
 from eval.analysis.measures import Results, method, rate
 
 # Everything that runs of one report may differ in.
-OWN = ("method", "options", "method_code")
+OWN = (
+    "method",
+    "options",
+    "method_code",
+    "corrector",
+    "corrector_options",
+    "corrector_code",
+)
 SCORED = ("score", "retention", "kl_first", "kl_mean", "top1_agreement")
 Report = dict[str, Any]
 Row = dict[str, Any]
