@@ -35,8 +35,9 @@ class Chunk:
 class Correction:
     """What a corrector does to one prompt's cache while the chosen rows run through the layers.
 
-    Prefix and question are no chunks. Chunks without a recomputed row stay as they are, and so do
-    layers that ran before the choice was known.
+    Prefix and question are no chunks. Chunks without a recomputed row stay as they are. So does the
+    first layer, whose keys and values know nothing of their context, and layers that ran before the
+    choice was known: what ran there is fresh, and what it replaced is gone.
 
     Parameters
     ----------
@@ -66,7 +67,7 @@ class Correction:
         cached : ``[2, H_kv, N, D]`` keys and values of the layer; changed in place.
         fresh : keys and values of the rows in flight, ``[H_kv, R, D]``.
         """
-        if not self.chunks:
+        if not self.chunks or layer == 0:
             return
         with self.watch.aside("correct"):
             for chunk in self.chunks:

