@@ -75,8 +75,9 @@ def make_variants(config: EvalConfig) -> list[Variant]:
     for name in config.method_options:
         if name not in known:
             methods, named = " ".join(config.reuse), " ".join(config.correct)
-            also = "" if corrections.keys() == {correctors.NONE} else f" or CORRECT={named!r}"
-            raise UserError(f"{name.upper()}= is an option of none of REUSE={methods!r}{also}")
+            raise UserError(
+                f"{name.upper()}= is an option of none of REUSE={methods!r} or CORRECT={named!r}"
+            )
     return list(found.values())
 
 
