@@ -112,6 +112,16 @@ def test_every_figure_stands_under_its_name():
     }
 
 
+def test_a_correctors_time_has_a_column_where_there_is_a_corrector():
+    runs = [result(correct_ms=0.0), result("debug + shift", correct_ms=12.34)]
+    names = ("debug 0.15", "debug + shift")
+    plain, corrected = (cells(table(runs), name)["correct"] for name in names)
+    assert (plain, corrected) == ("0.0", "12.3")
+    assert "correct: ms of TTFT that the corrector takes" in table(runs)
+    for alone in (runs[:1], [result()]):  # results of earlier versions have no such figure
+        assert "correct" not in table(alone)
+
+
 def test_what_runs_have_in_common_stands_above():
     text = table([result(), result("blend")])
     assert text.splitlines()[:3] == [
