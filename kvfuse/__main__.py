@@ -22,7 +22,7 @@ class Command:
     """One command: what it is for, its ``main`` and its configuration, imported when it is called.
 
     ``more`` finds further options; ``announces`` says that it takes a model and a dataset, which
-    are remembered from call to call.
+    are remembered from call to call; ``places`` are variables that need no name.
     """
 
     purpose: str
@@ -30,6 +30,7 @@ class Command:
     config: str
     more: str | None = None
     announces: bool = True
+    places: tuple[str, ...] = ()
 
 
 COMMANDS = {
@@ -56,9 +57,16 @@ COMMANDS = {
         more="eval.variants:method_options",
     ),
     "report": Command(
-        "tables over all finished runs of MODEL on DATASET",
+        "tables over the finished runs of MODEL on DATASET, and a page over all runs",
         "eval.report.__main__:main",
-        "stage.config:StageConfig",
+        "eval.report.config:ReportConfig",
+    ),
+    "compare": Command(
+        "two runs item by item: folders A and B, or LMCache's rag-qa-quality JSON",
+        "eval.compare.__main__:main",
+        "eval.compare.config:CompareConfig",
+        announces=False,
+        places=("A", "B"),
     ),
     "gate": Command(
         "prove on MODEL and a real item that r = 1 is full prefill, and print the distances",
@@ -102,11 +110,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def demo(arguments: Sequence[str]) -> None:
-    """The demo's evaluations; they neither take nor leave a remembered model and dataset."""
+    """The demo's evaluations and their page; no model or dataset is remembered, nor left so."""
     if arguments:
         raise UserError(f"the demo takes no variables: {arguments[0]}; use kvfuse eval")
     for each in DEMO:
         run("eval", each, remembers=False)
+    config = _found("eval.report.config:ReportConfig")(model="smollm2-135m", dataset="needle")
+    _found("eval.report.__main__:write_page")(config)
 
 
 def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: bool = True) -> None:
@@ -125,8 +135,9 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     config_class = _found(command.config)
     place = command.more
     more = (lambda config: _found(place)(config)) if place else None  # it brings torch in
-    config = parse(config_class, arguments, more, **defaults)
-    named = read_arguments(arguments, options_of(config_class))
+    words = _placed(arguments, command.places)
+    config = parse(config_class, words, more, **defaults)
+    named = read_arguments(words, options_of(config_class))
     unnamed = [option for option in options_of(config_class) if option not in named]
     how = f"name it after the {'target' if by_make else 'command'}"
     note_environment(unnamed, how)
@@ -139,6 +150,16 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     _found(command.main)(config)
     if remembers:
         remember(config.model, config.dataset)
+
+
+def _placed(arguments: Sequence[str], places: Sequence[str]) -> list[str]:
+    """The arguments, the first ones named by their places where they have no name themselves."""
+    words = list(arguments)
+    for i, name in enumerate(places[: len(words)]):
+        if words[i].startswith("-") or words[i].partition("=")[0].isupper():
+            break
+        words[i] = f"{name}={words[i]}"
+    return words
 
 
 def _named(arguments: Sequence[str]) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,6 +12,8 @@ from models.finite import require_finite
 from models.flight import Flight
 from models.prompt import Prompt
 from models.question import group_attention
+
+HELD = 256 << 20  # bytes of attention that are held for all methods; more is computed for each
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,17 @@ class Truth:
     kv: Tensor
     queries: Tensor
     scale: float
+    _weights: dict[int, list[Tensor]] = field(default_factory=dict, repr=False, compare=False)
 
-    def attention(self, layer: int) -> Iterator[Tensor]:
+    def attention(self, layer: int) -> list[Tensor]:
         """Attention of the question's rows, see :func:`models.question.group_attention`."""
-        return group_attention(self.queries[layer], self.kv[0, layer], self.scale)
+        found = self._weights.get(layer)
+        if found is None:
+            found = list(group_attention(self.queries[layer], self.kv[0, layer], self.scale))
+            n_layers = len(self.queries)
+            if n_layers * sum(weights.nbytes for weights in found) <= HELD:
+                self._weights[layer] = found
+        return found
 
 
 def observe(question: Flight, prompt: Prompt) -> Truth:

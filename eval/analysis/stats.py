@@ -57,6 +57,24 @@ def paired(differences: Values, seed: int, statistic: str = "mean") -> dict[str,
     }
 
 
+def paired_all(differences: np.ndarray, seed: int) -> list[dict[str, Any]]:
+    """``paired`` of the mean for each row of ``[k, n]`` at once: how often a resample draws each
+    item is counted once, and one product gives every mean.
+    """
+    require_finite(differences, "differences")
+    n = differences.shape[1]
+    draws = []
+    for items in _resamples(n, seed):
+        shifted = items + n * np.arange(len(items))[:, None]
+        counts = np.bincount(shifted.ravel(), minlength=len(items) * n).reshape(len(items), n)
+        draws.append(counts @ differences.T / n)
+    ends = np.percentile(np.concatenate(draws), [2.5, 97.5], axis=0)
+    return [
+        {"estimate": float(row.mean()), "ci95": [float(low), float(high)]}
+        for row, low, high in zip(differences, *ends, strict=True)
+    ]
+
+
 def ratio(
     numerators: Sequence[float], denominators: Sequence[float], seed: int
 ) -> dict[str, float | list[float | None] | None]:

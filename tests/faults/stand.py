@@ -24,12 +24,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import eval.__main__ as eval_stage
 from data import datasets
 from eval.config import EvalConfig
+from eval.report.config import ReportConfig
 from eval.variants import method_options
 from kvfuse.__main__ import COMMANDS
 from models.kv import reader
 from models.load import source, weights
 from stage import session
-from stage.config import StageConfig
 from tests.faults.hearing import heard
 from tests.faults.verdict import results
 from tests.models.test_gguf import SIZES, write
@@ -209,7 +209,8 @@ class Stand:
         words += ["--outputs", case / "outputs"]
         if stage == "report":
             module, _, name = COMMANDS[stage].main.partition(":")
-            return heard(stage, StageConfig, getattr(import_module(module), name), words)
+            words += ["--page", 0]
+            return heard(stage, ReportConfig, getattr(import_module(module), name), words)
         words += ["--inputs", case / "inputs", "--kvs", case / "kvs"]
         words += ["--longbench-dir", case / "rows", "--chunk-size", setting.chunk_size]
         words += ["--device", "cpu", "--threads", 1, "--dtype", setting.dtype]

@@ -8,19 +8,22 @@ from pathlib import Path
 import pytest
 
 from eval.record import from_line
-from kvfuse.__main__ import run
+from kvfuse import __main__ as front
 from kvfuse.demo import DEMO
 
 GOLDEN = Path(__file__).resolve().parent.parent / "golden" / "demo.json"
 
 
-def test_the_demo_repeats(tmp_path, monkeypatch):
+def test_the_demo_repeats_and_ends_with_its_report(tmp_path, monkeypatch, capsys):
     """Choices, scores and answers exactly; distances but for what another processor rounds."""
     wanted = json.loads(GOLDEN.read_text(encoding="utf-8"))["needle"]
     named = [word for word in DEMO[0] if not word.startswith("LIMIT=")]
-    folders = [f"{name}={tmp_path / name.lower()}" for name in ("INPUTS", "KVS", "OUTPUTS")]
     monkeypatch.chdir(tmp_path)
-    run("eval", [*named, *folders, f"LIMIT={len(wanted)}", "THREADS=1"], remembers=False)
+    monkeypatch.setattr(front, "DEMO", [(*named, f"LIMIT={len(wanted)}", "THREADS=1")])
+    front.demo([])
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == "report: outputs/report/index.html (5 finished runs)"
+    assert (tmp_path / "outputs" / "report" / "index.html").stat().st_size > 4e6
     found: dict = {}
     for path in tmp_path.glob("outputs/*/needle/*/records.jsonl"):
         method = json.loads((path.parent / "config.json").read_text())["config"]["method"]

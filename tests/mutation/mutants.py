@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from tests.mutation import comparisons, engine_mutants, report, statistics, summaries
+from tests.mutation import comparisons, engine_mutants, pages, report, statistics, summaries
 from tests.mutation.mutant import Mutant
 
 MUTANTS = [
     *statistics.MUTANTS,
     *comparisons.MUTANTS,
     *summaries.MUTANTS,
+    *pages.MUTANTS,
     *report.MUTANTS,
     *(Mutant(*row) for row in engine_mutants.MUTANTS),
 ]

@@ -11,6 +11,8 @@ import pytest
 from tests.stages.forks import ForkServer
 from tests.stages.harness import Workplace, make_model, make_rows, write_rows
 
+HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)> &amp; <!--"
+
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
@@ -77,3 +79,21 @@ def with_scores(place: Workplace, scored: Workplace) -> Workplace:
 def forks() -> Iterator[Callable[..., int]]:
     with ForkServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory: pytest.TempPathFactory, model_folder: Path) -> Workplace:
+    """Two groups of runs on texts that look like markup, and their page; read by tests only."""
+    rows = make_rows(3)
+    for row in rows:
+        row["context"] = row["context"].replace("\n", f" {HOSTILE}\n", 1)
+        row["input"] += f" {HOSTILE}"
+        row["answers"] = [HOSTILE, "灯"]
+    folder = write_rows(tmp_path_factory.mktemp("hostile"), rows)
+    workplace = Workplace(tmp_path_factory.mktemp("reported"), model_folder, folder)
+    methods = ["--reuse", "no", "full", "random", "debug", "epic", "oracle_kv", "--rate"]
+    workplace.ok("precompute", "--surprisal", "true")
+    workplace.ok("eval", *methods, "0.3")
+    workplace.ok("sweep", *methods, "0.2", "0.5")
+    workplace.ok("report", "--page", "1")
+    return workplace

@@ -12,6 +12,7 @@ import pytest
 from eval.evaluator import Evaluator
 from eval.folder import RunFolder
 from eval.report import __main__ as report
+from eval.report.config import ReportConfig
 from models.engine import Engine
 from tests.stages.harness import (
     Workplace,
@@ -253,7 +254,8 @@ def test_rates_in_any_order_and_twice_are_one_grid(done):
 
 
 def test_report_shows_the_runs_of_a_sweep(done, capsys):
-    config = report.StageConfig(model=str(done.model), outputs=str(done.root / "outputs"))
+    outputs = str(done.root / "outputs")
+    config = ReportConfig(model=str(done.model), outputs=outputs, page=False)
     report.main(config)
     table = capsys.readouterr().out
     assert all(f"\n{name}" in table for name in ("debug:check=cached 0.4", "oracle_kv 0.1*"))
