@@ -43,6 +43,7 @@ class Corrector(BaseCorrector):
 def median(rows: Tensor) -> Tensor:
     """``[H, n, D]`` → ``[H, D]``; of an even number the mean of the middle two.
 
-    PyTorch's median is the lower of these, found in a tenth of the time that sorting takes.
+    PyTorch's median is the lower of these, and found sooner than by sorting.
     """
-    return (rows.median(1).values - (-rows).median(1).values) / 2
+    lower = rows.median(1).values
+    return lower if rows.shape[1] % 2 else (lower - (-rows).median(1).values) / 2
