@@ -9,7 +9,7 @@ from models.correctors.base import KEYS, VALUES, BaseCorrector, Change
 from models.errors import UserError
 from models.extension import option
 
-KINDS = {"both": (KEYS, VALUES), "keys": (KEYS,), "values": (VALUES,)}
+KINDS = {"keys": (KEYS,), "values": (VALUES,), "both": (KEYS, VALUES)}
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Corrector(BaseCorrector):
     Cost: a median over the recomputed rows, and one addition to each row of their chunks.
     """
 
-    what: str = option("both", "shift: what is corrected: both, keys or values (both)")
+    what: str = option("keys", "shift: what is corrected: keys, values or both (keys)")
     shrink: float = option(8.0, "shift: rows at which half of the common change is added (8)")
 
     def __post_init__(self) -> None:

@@ -33,7 +33,7 @@ SELECTORS = [
     "blend:filter_layers=3",
     "oracle_kv",
 ]
-SPECS = ["shift", "shift:what=keys", "shift:what=values", "shift:shrink=0", "shift:shrink=2.5"]
+SPECS = ["shift", "shift:what=both", "shift:what=values", "shift:shrink=0", "shift:shrink=2.5"]
 
 
 def fuse(
@@ -108,7 +108,7 @@ class Corrected(RowByRow):
 
 
 def reference(
-    family: Family, prompt: Prompt, prefill: Prefill, kinds: str = "kv", shrink: float = 8.0
+    family: Family, prompt: Prompt, prefill: Prefill, kinds: str = "k", shrink: float = 8.0
 ) -> Tensor:
     """The cache of a prefill that chose these rows, ``[2, L, H_kv, N, D]``."""
     ours, n_layers = Corrected(family, prompt), len(family.library.model.layers)
@@ -140,7 +140,7 @@ def test_the_cache_is_that_of_plain_loops_over_the_librarys_layers(family, metho
 
 @pytest.mark.parametrize(
     ("spec", "kinds", "shrink"),
-    [("shift:what=keys", "k", 8), ("shift:what=values", "v", 8), ("shift:shrink=0", "kv", 0)],
+    [("shift:what=both", "kv", 8), ("shift:what=values", "v", 8), ("shift:shrink=0", "k", 0)],
 )
 def test_the_options_do_what_they_say(family, spec, kinds, shrink):
     prompt = shaped("usual")
@@ -268,10 +268,10 @@ def test_names_and_specs():
     assert correctors.names() == ["none", "shift"]
     assert correctors.build("none") is None
     assert correctors.spec_of(None) == "none"
-    assert correctors.spec_of(correctors.build("shift:what=both:shrink=8")) == "shift"
-    built = correctors.build("shift:what=keys:shrink=2")
-    assert built.identity() == {"what": "keys", "shrink": 2.0}
-    assert correctors.spec_of(built) == "shift:what=keys:shrink=2.0"
+    assert correctors.spec_of(correctors.build("shift:what=keys:shrink=8")) == "shift"
+    built = correctors.build("shift:what=both:shrink=2")
+    assert built.identity() == {"what": "both", "shrink": 2.0}
+    assert correctors.spec_of(built) == "shift:what=both:shrink=2.0"
     assert correctors.build("shift", what="values").what == "values"
 
 
@@ -281,7 +281,7 @@ def test_names_and_specs():
         ("shfit", "unknown corrector CORRECT=shfit: did you mean shift?"),
         ("none:what=keys", "CORRECT=none:what=keys: none corrects nothing, has no options"),
         ("shift:who=1", "CORRECT=shift:who=1: shift has no option 'who'; its options are what, "),
-        ("shift:what=rows", "CORRECT=shift:what=rows: WHAT is both, keys, values, not 'rows'"),
+        ("shift:what=rows", "CORRECT=shift:what=rows: WHAT is keys, values, both, not 'rows'"),
         ("shift:shrink=-1", "CORRECT=shift:shrink=-1: SHRINK=-1.0 must be a number, at least 0"),
         ("shift:shrink=nan", "SHRINK=nan must be"),
         ("shift:shrink=x", "CORRECT=shift:shrink=x: shrink takes float, not 'x'"),

@@ -58,7 +58,7 @@ def test_a_spec_that_cannot_be(ready, stage, spec, says):
     ("spec", "says"),
     [
         ("shfit", ["unknown corrector", "did you mean shift?"]),
-        ("shift:what=all", ["WHAT is both, keys, values, not 'all'"]),
+        ("shift:what=all", ["WHAT is keys, values, both, not 'all'"]),
         ("shift:shrink=inf", ["SHRINK=inf must be a number, at least 0"]),
         ("shift:shrink=few", ["shrink takes float, not 'few'"]),
         ("shift:rate=1", ["shift has no option 'rate'", "what, shrink"]),

@@ -164,16 +164,16 @@ def test_another_corrector_is_another_run(ready, tmp_path):
     assert identity(plain)["corrector"] == "none"
     own = tmp_path / "mean.py"
     own.write_text(CORRECTOR, encoding="utf-8")
-    out = ready.ok(*call, f"CORRECT=none shift shift:what=keys {own}").out
+    out = ready.ok(*call, f"CORRECT=none shift shift:what=both {own}").out
     assert rows(out) == [
         "no",
         "full",
         "full + shift",
-        "full + shift:what=keys",
+        "full + shift:what=both",
         "full + mean",
         "random",
         "random + shift",
-        "random + shift:what=keys",
+        "random + shift:what=both",
         "random + mean",
     ]
     assert contents(plain) == kept
@@ -182,10 +182,10 @@ def test_another_corrector_is_another_run(ready, tmp_path):
     found = identity(shift)
     assert found["method"] == "random + shift"
     assert found["corrector"] == "shift"
-    assert found["corrector_options"] == {"what": "both", "shrink": 8.0}
+    assert found["corrector_options"] == {"what": "keys", "shrink": 8.0}
     assert found["corrector_code"] not in (None, found["method_code"])
     assert chosen(shift) == chosen(plain)
-    (keys,) = folders(ready, "random+shift+what=keys")
+    (keys,) = folders(ready, "random+shift+what=both")
     (mean,) = folders(ready, "random+mean")
     kl = {f: [record["kl_mean"] for record in records(f)] for f in (plain, shift, keys, mean)}
     assert len(set(map(tuple, kl.values()))) == 4
@@ -200,8 +200,8 @@ def test_another_corrector_is_another_run(ready, tmp_path):
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_option_of_a_corrector_may_be_named_for_all(ready, stage):
-    ready.ok(stage, *STAGES[stage], "REUSE=random", "CORRECT=shift", "WHAT=keys")
-    assert len(folders(ready, "random+shift+what=keys")) == 1
+    ready.ok(stage, *STAGES[stage], "REUSE=random", "CORRECT=shift", "WHAT=both")
+    assert len(folders(ready, "random+shift+what=both")) == 1
     says = refused(ready, stage, "REUSE=random", "CORRECT=none", "WHAT=keys")
     assert "WHAT= is an option of none of REUSE='random' or CORRECT='none'" in says
 
