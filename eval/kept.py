@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from models.atomic import writing
+from models.atomic import remove_leftovers, writing
 from models.errors import UserError
 from models.sealed import digest, parse, seal, unseal
 
@@ -28,6 +28,7 @@ class KeptAnswers:
 
     def __init__(self, root: Path, identity: dict[str, Any]) -> None:
         self.folder = root / ".answers" / digest(identity)[:16]
+        remove_leftovers(self.folder)  # of somebody who writes just now, it costs one answer
 
     def recall(self, prompt: str) -> tuple[list[int], int | None] | None:
         """Tokens and stop token of the answer to a prompt of this hash; None where not known."""

@@ -185,6 +185,7 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
         print(f"eval: resuming, {done} of {len(items) * len(runs)} results are there")
     print(f"eval: {session.dataset.name}: {len(todo)} items, {len(runs)} methods", flush=True)
     longest = max(len(item.prompt) for item in items)
+    session.engine.watches = evaluator.config.deviation
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)

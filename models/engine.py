@@ -42,6 +42,7 @@ class Prefill:
     passes : every group of rows that was run, and through how many layers it went.
     ttft_ms : token ids in memory → first token id on the host.
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
+    queries : ``[H, q, D]`` of the question's rows in every layer, where they were watched.
     """
 
     prompt: Prompt
@@ -52,6 +53,7 @@ class Prefill:
     passes: list[tuple[Tensor, int]]
     ttft_ms: float
     parts_ms: dict[str, float]
+    queries: list[Tensor] | None = None
 
     @property
     def length(self) -> int:
@@ -84,13 +86,21 @@ class Engine:
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
         self.together = Together(self.modules, self.backend)
+        self.watches = False  # keeps the question's queries of fused prefills, for deviations
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
 
     def _flight(
-        self, ids: Tensor, positions: Tensor, n_keys: int, rotary: tuple[Tensor, Tensor]
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        n_keys: int,
+        rotary: tuple[Tensor, Tensor],
+        watched: int = 0,
     ) -> Flight:
-        return Flight(self.modules, self.cache, ids, positions, n_keys, rotary, self.backend)
+        return Flight(
+            self.modules, self.cache, ids, positions, n_keys, rotary, self.backend, watched
+        )
 
     def _rotary(self, n: int) -> tuple[Tensor, Tensor]:
         positions = torch.arange(n, device=self.device)[None]
@@ -132,6 +142,7 @@ class Engine:
             passes,
             total,
             watch.parts,
+            _seen(flight, prompt),
         )
         return self._latest
 
@@ -209,8 +220,11 @@ class Engine:
                 stream.prepare = lambda layer: rotate_(kv[0, layer : layer + 1], cos, sin)
             watch.lap("rotate")
 
+            question = prompt.question[1] - prompt.question[0]
+
             def launch(positions: Tensor) -> Flight:
-                return self._flight(ids[positions], positions, n, rotary)
+                watched = question if self.watches and len(positions) >= question else 0
+                return self._flight(ids[positions], positions, n, rotary, watched)
 
             probe = Probe(
                 prompt,
@@ -254,14 +268,16 @@ class Engine:
     def deviations(self, truth: Truth) -> tuple[list[float], list[float]]:
         """Δ_kv and Δ_attn by layer of the latest prefill, see :func:`models.truth.deviations`.
 
-        Runs the question over the cache anew, and puts back what that overwrites.
+        Where its queries were not watched, the question runs over the cache anew; what that
+        overwrites is put back.
 
         Raises
         ------
         ValueError : the latest prefill is of another prompt than ``truth``.
         """
         self._require_prompt(truth.prompt, full=False)
-        return deviations(self._question(truth.prompt), truth)
+        assert self._latest is not None, "it was looked at above"
+        return deviations(self._question(truth.prompt), truth, self._latest.queries)
 
     def _question(self, prompt: Prompt) -> Flight:
         """The question's rows before the first layer, over the KVs that the cache holds."""
@@ -397,3 +413,12 @@ class Engine:
         flight = self._flight(ids, positions, end, rotary)
         flight.run_to(len(self.modules.layers))
         return self.modules.logits(flight.hidden[0]).float()
+
+
+def _seen(flight: Flight, prompt: Prompt) -> list[Tensor] | None:
+    """Queries of the question's rows in all layers, where those were watched to the end."""
+    first, end = prompt.question
+    rows = flight.watched
+    if rows != end - first or len(flight.queries) != flight.layer:
+        return None  # not watched, or rows that began above the first layer
+    return flight.queries if int(flight.positions[-rows]) == first else None

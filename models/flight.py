@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.attention.masked import Rows
 from models.attention.registry import rows_for
 from models.errors import UserError
 from models.kv.cache import FusedCache
@@ -18,12 +19,14 @@ class Flight:
     ----------
     ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
     rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
+    watched : so many of the last rows have their queries kept, layer by layer.
 
     Attributes
     ----------
     layer : the next layer to run.
     hidden : ``[1, R, hidden]`` what goes into it.
     passes : every group of rows run so far, and through how many layers.
+    queries : ``[H, watched, D]`` post-RoPE of every layer that was run, where rows are watched.
     """
 
     def __init__(
@@ -35,12 +38,15 @@ class Flight:
         n_keys: int,
         rotary: tuple[Tensor, Tensor],
         backend: str,
+        watched: int = 0,
     ) -> None:
         self.modules = modules
         self.cache = cache
         self.n_keys = n_keys
         self.rotary = rotary
         self.backend = backend
+        self.watched = watched
+        self.queries: list[Tensor] = []
         self.layer = 0
         self.passes: list[tuple[Tensor, int]] = []
         self.hidden = modules.embed(ids[None])
@@ -77,12 +83,13 @@ class Flight:
         if layer > self.layer:
             self.passes.append((self.positions, layer - self.layer))
         self.cache.place(self.slots, self.n_keys)
+        rows = _Watched(self.rows, self.watched, self.queries) if self.watched else self.rows
         for module in self.modules.layers[self.layer : layer]:
             self.hidden = module(
                 self.hidden,
                 position_embeddings=(self.cos, self.sin),
                 past_key_values=self.cache,
-                rows=self.rows,
+                rows=rows,
             )
         self.layer = layer
 
@@ -110,3 +117,15 @@ class Flight:
     def head(self) -> Tensor:
         """Logits of the last row only, ``[vocabulary]``, float32."""
         return self.modules.logits(self.hidden[0, -1]).float()
+
+
+class _Watched:
+    """Rows whose last queries are kept on their way: views, which take memory but no time."""
+
+    def __init__(self, rows: Rows, count: int, kept: list[Tensor]) -> None:
+        self.rows, self.count, self.kept = rows, count, kept
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        """As the rows themselves."""
+        self.kept.append(query[0, :, -self.count :])
+        return self.rows.attend(query, key, value, scale)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -62,8 +62,15 @@ def observe(question: Flight, prompt: Prompt) -> Truth:
     return Truth(prompt, kv, queries, question.modules.scale)
 
 
-def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]]:
+def deviations(
+    question: Flight, truth: Truth, queries: Sequence[Tensor] | None = None
+) -> tuple[list[float], list[float]]:
     """Distance of the cache from the full prefill, layer by layer, relative to the latter.
+
+    Parameters
+    ----------
+    question : the question's rows, not yet run.
+    queries : ``[H, q, D]`` of every layer where they are known: the question need not run then.
 
     Returns
     -------
@@ -81,11 +88,11 @@ def deviations(question: Flight, truth: Truth) -> tuple[list[float], list[float]
     cached = question.cache.kv
     both = list(zip(cached, truth.kv, strict=True))
     delta_kv, delta_attn = [], []
-    for layer, queries in enumerate(_climb(question)):
+    for layer, asked in enumerate(queries or _climb(question)):
         kinds = [(part[layer][:, documents], true[layer][:, documents]) for part, true in both]
         delta_kv.append(sum(_relative(*pair) for pair in kinds) / 2)
         gap = total = 0.0
-        fused = group_attention(queries, cached[0, layer][:, :n], truth.scale)
+        fused = group_attention(asked, cached[0, layer][:, :n], truth.scale)
         for found, true in zip(fused, truth.attention(layer), strict=True):
             gap += float((found - true).square().sum())
             total += float(true.square().sum())

@@ -208,3 +208,26 @@ def test_an_oracle_without_a_full_prefill(llama, method):
             0.5,
             torch.Generator(),
         )
+
+
+@pytest.mark.parametrize(
+    "method",
+    ["full", "cat", "random", "debug", "debug:check=cached", "blend:filter_layers=2", "prophet"],
+)
+@pytest.mark.parametrize("rate", [0.0, 0.3, 1.0])
+def test_queries_that_were_watched_say_the_same(family, prompt, method, rate):
+    """What the question's rows asked on their way is what they ask when they run anew."""
+    engine = family.engine
+    seen = truth(family, prompt)
+    engine.watches = True
+    try:
+        prefill = fuse(family, prompt, method, rate)
+    finally:
+        engine.watches = False
+    assert (prefill.queries is None) == (method == "cat")
+    watched = engine.deviations(seen)
+    anew = fuse(family, prompt, method, rate)
+    assert anew.queries is None
+    assert torch.equal(anew.logits, prefill.logits)
+    for found, right in zip(watched, engine.deviations(seen), strict=True):
+        assert found == pytest.approx(right, abs=2e-5)

@@ -119,7 +119,7 @@ def test_the_command_of_a_report_without_runs(own):
 
 def test_the_command_of_a_gate_that_failed(odd, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("models.gate.TOLERANCE", {torch.float32: 0.0})
+        patch.setattr("models.gate.TOLERANCE", {torch.float32: -1.0})
         line = line_of(odd.run("eval", "REUSE=full"), "eval")
         assert "fails its gate" in line
         outcome = pasted(line)
