@@ -65,7 +65,7 @@ def test_the_gate_takes_streams(llama, prompt, monkeypatch):
 def test_the_gate_leaves_nothing_behind(llama, prompt, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gate.run(llama.engine, prompt, SINK)
-    monkeypatch.setattr(gate, "METHODS", ("oracle_kv",))
+    monkeypatch.setattr(gate, "METHODS", (("oracle_kv", "none"),))
     with pytest.raises(UserError):
         gate.run(llama.engine, prompt, SINK)
     assert not list(tmp_path.iterdir())
