@@ -226,7 +226,7 @@ class Evaluator:
                 stored.scores,
                 reference.truth,
                 item.id,
-                len(self.session.inputs.sink),
+                self.session.header(item),
                 variant.corrector,
             )
 

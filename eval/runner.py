@@ -129,7 +129,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "source": session.inputs.meta.source,
         "inputs": session.inputs.fingerprint(),
         "items": len(session.inputs.items),
-        "chunking": session.inputs.chunk_meta,
+        "chunking": session.chunk_meta,
         "method": variant.spec,
         "options": variant.options,
         "seed": config.seed,

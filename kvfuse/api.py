@@ -16,11 +16,13 @@ from dataclasses import dataclass
 
 import torch
 
+from data.context import Context
 from models import correctors, selectors
 from models.correctors import BaseCorrector
 from models.engine import Engine, Prefill
 from models.gate import reader
 from models.kv.capture import Captured, capture
+from models.kv.front import Front
 from models.load.tokenizer import Frame, encode, frame
 from models.load.weights import LoadedModel, load
 from models.prompt import Prompt
@@ -51,12 +53,20 @@ class Model:
         asked = encode(tokenizer, question, foreign=True) + self.frame.footer
         return Prompt.join(head, [chunk for chunk in chunks if chunk], asked)
 
-    def capture(self, prompt: Prompt, scores: Sequence[str] = ()) -> Captured:
+    def capture(
+        self, prompt: Prompt, scores: Sequence[str] = (), context: str = "sink"
+    ) -> Captured:
         """Unrotated keys and values of every segment, each encoded by itself.
 
         ``scores`` names what else to keep: ``surprisal`` (surprisal_chunk), ``sinks`` (attnlink).
+        ``context`` is what ``CONTEXT=`` takes, with a text of its own: ``primed:256:essay``.
         """
-        return capture(self.engine.modules, prompt, self.frame.sink, scores)
+        chosen, modules = Context.parse(context), self.engine.modules
+        tokenizer = self.unloaded.tokenizer
+        sources = chosen.sources([], lambda text: encode(tokenizer, text, foreign=True))
+        ids = chosen.front(prompt, self.frame.sink, sources)
+        front = Front(modules, ids) if ids else None
+        return capture(modules, prompt, self.frame.sink, scores, front)
 
     def full_prefill(self, prompt: Prompt) -> Prefill:
         """Every token in context: the reference."""

@@ -21,6 +21,7 @@ from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
 from models.kv.capture import capture
+from models.kv.front import Front
 from models.prompt import Prompt
 from models.selectors import make
 from models.timing import Stopwatch
@@ -81,11 +82,19 @@ class Gate:
 class _Stored:
     """One prompt's KVs, on disk and read as an evaluation reads them: cold once, then ready."""
 
-    def __init__(self, engine: Engine, prompt: Prompt, sink: Sequence[int], folder: Path) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        prompt: Prompt,
+        sink: Sequence[int],
+        front: Sequence[int] | None,
+        folder: Path,
+    ) -> None:
         self.engine, self.prompt = engine, prompt
         modules = engine.modules
         meta = store.describe(modules, prompt, model="", weights="", tokenizer="", chunking={})
-        store.write(folder, capture(modules, prompt, sink), meta)
+        before = Front(modules, front) if front else None
+        store.write(folder, capture(modules, prompt, sink, front=before), meta)
         self.item = store.StoredItem(folder, meta, "make gate")
         self.read = self.item.cold
 
@@ -105,14 +114,16 @@ class _Stored:
         return _answered(self.engine, prefill)
 
 
-def run(engine: Engine, prompt: Prompt, sink: Sequence[int]) -> Gate:
+def run(
+    engine: Engine, prompt: Prompt, sink: Sequence[int], front: Sequence[int] | None = None
+) -> Gate:
     """Run gates 1 to 3 on one item, cut to ``MAX_TOKENS`` tokens of documents.
 
     KVs go through files in a temporary folder and the reader that evaluations use.
 
     Parameters
     ----------
-    sink : tokens put in front of a chunk that is captured alone.
+    sink : tokens put in front of a chunk that is captured alone. front : those instead of it.
     """
     prompt = shorten(prompt)
     merged = Prompt.join(
@@ -139,11 +150,11 @@ def run(engine: Engine, prompt: Prompt, sink: Sequence[int]) -> Gate:
 
         @cache
         def parts() -> _Stored:
-            return _Stored(engine, prompt, sink, Path(folder) / "parts")
+            return _Stored(engine, prompt, sink, front, Path(folder) / "parts")
 
         @cache
         def whole() -> _Stored:
-            return _Stored(engine, merged, sink, Path(folder) / "whole")
+            return _Stored(engine, merged, sink, front, Path(folder) / "whole")
 
         @cache
         def full() -> Outcome:

@@ -17,6 +17,7 @@ from models.atomic import remove_leftovers
 from models.errors import UserError
 from models.kv import store
 from models.kv.capture import capture
+from models.kv.front import Fronts
 from precompute.lock import item_lock
 from stage.session import Session
 
@@ -85,7 +86,7 @@ def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) 
     ----------
     bar : counts the tokens that are built here; its total loses those that others did.
     """
-    tally, queue = Tally(), deque(todo)
+    tally, queue, fronts = Tally(), deque(todo), Fronts(session.engine.modules)
     held, told = 0, False  # ``held`` of the queue's last items were just found in others' hands
     while queue:
         if held == len(queue):
@@ -113,7 +114,7 @@ def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) 
                 bar.refresh()
                 continue
             start = time.perf_counter()
-            tally.bytes += build(session, item, scores)
+            tally.bytes += build(session, item, scores, fronts)
             tally.seconds += time.perf_counter() - start
         tally.items += 1
         tally.tokens += tokens
@@ -122,10 +123,11 @@ def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) 
     return tally
 
 
-def build(session: Session, item: Item, scores: Sequence[str]) -> int:
+def build(session: Session, item: Item, scores: Sequence[str], fronts: Fronts) -> int:
     """Capture one item and write its files; returns their bytes."""
     try:
-        captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores)
+        front = fronts.of(session.fronts[item.id])
+        captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores, front)
     except UserError as error:
         raise UserError(f"item {item.id}: {error}") from None
     return store.write(session.folder(item), captured, session.expected(item))

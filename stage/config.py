@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data import datasets
+from data.context import FORMS, Context
 from data.dataset import Dataset
 from data.sources.own import OwnOptions
 from models.errors import UserError
@@ -113,9 +114,12 @@ class MachineOptions:
 class ModelConfig(MachineOptions, InputsConfig):
     """Options of everything that runs the model on a dataset's items."""
 
+    context: str = option("sink", f"what a chunk is captured behind: {FORMS}")
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_threads()
+        Context.parse(self.context)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedTokenizerBase
 
 from data import inputs
+from data.context import Context
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
 from models.attention.registry import choose_backend
@@ -29,7 +30,7 @@ from models.load.settings import (
     pick_dtype,
 )
 from models.load.source import ModelSource, fetch, resolve
-from models.load.tokenizer import fingerprint, load_tokenizer
+from models.load.tokenizer import encode, fingerprint, load_tokenizer
 from models.sealed import digest
 from stage.config import InputsConfig, ModelConfig
 from stage.options import defaults_of
@@ -145,25 +146,74 @@ class Session:
         """The engine around the model: asked for the first time, it loads the weights."""
         return self.weights.engine
 
+    @cached_property
+    def context(self) -> Context:
+        """What chunks are captured behind."""
+        return Context.parse(self.config.context)
+
+    @cached_property
+    def fronts(self) -> dict[str, tuple[int, ...] | None]:
+        """Tokens in front of each item's chunks, by item id; None for the sink alone.
+
+        Raises
+        ------
+        UserError : too little text for a primer, or no room for it in the model's positions.
+        """
+        prompts = {item.id: item.prompt for item in self.inputs.items}
+        corpus = (prompt.ids[slice(*prompt.documents)] for prompt in prompts.values())
+        sources = self.context.sources(
+            corpus, lambda text: encode(self.tokenizer, text, foreign=True)
+        )
+        found = {
+            item: self.context.front(prompt, self.inputs.sink, sources)
+            for item, prompt in prompts.items()
+        }
+        for item, front in found.items():
+            longest = max(end - start for start, end in prompts[item].segments[1:])
+            if front and len(front) + longest > self.weights.max_positions:
+                raise UserError(
+                    f"CONTEXT={self.context.label}: item {item} has {len(front)} tokens in front "
+                    f"of {longest}, and the model holds {self.weights.max_positions}; give fewer "
+                    "tokens, or a smaller CHUNK_SIZE"
+                )
+        return found
+
+    def header(self, item: Item) -> int:
+        """How many tokens stand in front of an item's chunks when they are captured."""
+        front = self.fronts[item.id]
+        return len(self.inputs.sink if front is None else front)
+
+    @property
+    def chunk_meta(self) -> dict[str, Any]:
+        """How chunks were made and captured: what runs must have in common to be compared."""
+        if self.context.kind == "sink":
+            return self.inputs.chunk_meta
+        fronts = digest(list(self.fronts.values()))[:16]
+        return {**self.inputs.chunk_meta, "context": self.context.label, "fronts": fronts}
+
     def expected(self, item: Item) -> dict[str, Any]:
         """The meta that this item's KV files must have."""
+        front = self.fronts[item.id]
+        behind = {} if front is None else {"front": digest(front)}
         return store.describe(
             self.engine.modules,
             item.prompt,
             model=self.source.name,
             weights=self.weights.known.fingerprint,
             tokenizer=self.tokenizer_fingerprint,
-            chunking=self.inputs.chunk_meta,
+            chunking=self.inputs.chunk_meta | behind,
         )
 
     @cached_property
     def kv_root(self) -> Path:
         """Where this dataset's KV files lie: by the dataset's name, where all else is default.
 
-        Other chunks, prompts, generated rows and another dtype get a folder of their own, so that
-        going from one setting to another and back rebuilds nothing.
+        Other chunks, contexts, prompts, generated rows and another dtype get a folder of their own,
+        so that going from one setting to another and back rebuilds nothing.
         """
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
+        if self.context.kind != "sink":
+            chosen["context"] = asdict(self.context)
         auto = pick_dtype("auto", pick_device(self.config.device))
         if self.weights.dtype != auto:
             chosen["dtype"] = str(self.weights.dtype).removeprefix("torch.")

@@ -46,7 +46,7 @@ def sentences(text: str) -> list[str]:
 
 @lru_cache(maxsize=4)
 def _joined(files: tuple[tuple[Path, tuple[int, int]], ...]) -> str:
-    return "\n\n".join(filter(None, (_read(path) for path, _ in files)))
+    return "\n\n".join(filter(None, (read(path) for path, _ in files)))
 
 
 def _stamp(path: Path) -> tuple[int, int]:
@@ -55,7 +55,8 @@ def _stamp(path: Path) -> tuple[int, int]:
     return status.st_mtime_ns, status.st_size
 
 
-def _read(path: Path) -> str:
+def read(path: Path) -> str:
+    """A text file without the space around it; raises UserError where it cannot be read."""
     try:
         return path.read_bytes().decode("utf-8-sig").strip()
     except UnicodeDecodeError:

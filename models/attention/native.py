@@ -142,16 +142,17 @@ class NativeRows:
 class NativeSegments:
     """Segments side by side, each causal and blind to the others; see ``PackedSegments``."""
 
-    def __init__(self, lengths: list[int]) -> None:
+    def __init__(self, lengths: list[int], front: int = 0) -> None:
         self.kernel, reason = _found()
         if reason:
             raise UserError(f"BACKEND=native cannot be used: {reason}")
         self.starts = list(accumulate(lengths, initial=0))
-        self.positions = torch.cat([torch.arange(length) for length in lengths])
+        self.keys = list(accumulate((front + length for length in lengths), initial=0))
+        self.positions = torch.cat([torch.arange(front, front + length) for length in lengths])
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attend ``[1, H, R, D]`` queries over as many keys; gives ``[1, R, H, D]``."""
-        if key.shape[2] != self.starts[-1]:
-            raise ValueError(f"{key.shape[2]} keys, but segments of {self.starts[-1]}")
-        keys = self.starts[:-1]
+        """Attend ``[1, H, R, D]`` queries over their keys and the fronts'; ``[1, R, H, D]``."""
+        if key.shape[2] != self.keys[-1]:
+            raise ValueError(f"{key.shape[2]} keys, but segments of {self.keys[-1]}")
+        keys = self.keys[:-1]
         return _attend(self.kernel, query, key, value, scale, self.positions, self.starts, keys)

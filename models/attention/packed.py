@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import groupby
 
+import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
+
+from models.attention.masked import MaskedRows
 
 
 class PackedSegments:
@@ -16,9 +19,11 @@ class PackedSegments:
     Parameters
     ----------
     lengths : tokens of each segment, in order.
+    front : keys before those of each segment, which all its rows see.
     """
 
-    def __init__(self, lengths: list[int]) -> None:
+    def __init__(self, lengths: list[int], front: int = 0) -> None:
+        self.front = front
         self.groups: list[tuple[int, int, int]] = []
         start = 0
         for length, equal in groupby(lengths):
@@ -28,12 +33,22 @@ class PackedSegments:
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         out = query.new_empty(1, query.shape[2], query.shape[1], query.shape[3])
+        before = 0  # keys of fronts that lie before this group
         for start, count, length in self.groups:
-            end = start + count * length
-            q, k, v = (
-                x[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
-                for x in (query, key, value)
+            end, seen = start + count * length, self.front + length
+            q = query[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
+            k, v = (
+                x[0, :, before + start :][:, : count * seen]
+                .unflatten(1, (count, seen))
+                .transpose(0, 1)
+                for x in (key, value)
             )
-            attended = sdpa(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-            out[0, start:end] = attended.transpose(1, 2).flatten(0, 1)
+            if self.front:
+                rows = MaskedRows(torch.arange(self.front, seen, device=query.device), seen)
+                attended = rows.attend(q, k, v, scale)
+            else:
+                causal = sdpa(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
+                attended = causal.transpose(1, 2)
+            out[0, start:end] = attended.flatten(0, 1)
+            before += count * self.front
         return out

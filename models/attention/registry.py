@@ -75,9 +75,12 @@ def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
     return BACKENDS[backend](positions, n_keys)
 
 
-def segments_for(backend: str, lengths: list[int]) -> Rows:
-    """Segments of these lengths side by side, blind to each other, for the named back end."""
-    return NativeSegments(lengths) if backend == "native" else PackedSegments(lengths)
+def segments_for(backend: str, lengths: list[int], front: int = 0) -> Rows:
+    """Segments of these lengths side by side, blind to each other, for the named back end.
+
+    Each sees ``front`` keys more, which lie before its own.
+    """
+    return (NativeSegments if backend == "native" else PackedSegments)(lengths, front)
 
 
 def _attention(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from models.attention.registry import segments_for
 from models.finite import require_finite
+from models.kv.front import Behind, Front
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
 from models.prompt import Prompt
@@ -45,7 +46,11 @@ class _Segment:
 
 @torch.inference_mode()
 def capture(
-    modules: Modules, prompt: Prompt, sink: Sequence[int], scores: Collection[str] = ()
+    modules: Modules,
+    prompt: Prompt,
+    sink: Sequence[int],
+    scores: Collection[str] = (),
+    front: Front | None = None,
 ) -> Captured:
     """Encode each segment of ``prompt`` by itself, one forward per segment.
 
@@ -54,41 +59,62 @@ def capture(
     gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the
     segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
 
+    Parameters
+    ----------
+    front : stands before a segment in the place of ``sink``: its KVs are there already, and a
+        segment's positions go on behind it.
+
     Raises
     ------
     NotFinite : the KVs or the scores hold NaN or infinite values.
     """
     kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
     found = {name: torch.zeros(len(prompt)) for name in scores}
-    segments = []
+    segments, sink = [], () if front else sink
     for start, end in prompt.segments:
         header = tuple(sink) if start > 0 else ()
         if end > start:
             segments.append(_Segment(header + prompt.ids[start:end], len(header), start))
-    for pack in _packs(segments):
-        _forward(modules, pack, kv, found)
+    behind = [segment for segment in segments if front and segment.start > 0]
+    alone = [segment for segment in segments if not front or segment.start == 0]
+    for group, before in ((alone, None), (behind, front)):
+        for pack in _packs(group, len(before or ())):
+            _forward(modules, pack, kv, found, before)
     require_finite(kv, "the captured KVs")
     for name, values in found.items():
         require_finite(values, f"the {name} scores")
     return Captured(kv, found)
 
 
-def _packs(segments: list[_Segment]) -> Iterator[list[_Segment]]:
-    """Group segments, longest first so that equal lengths meet, into packs of bounded size."""
+def _packs(segments: list[_Segment], front: int) -> Iterator[list[_Segment]]:
+    """Group segments, longest first so that equal lengths meet, into packs of bounded size.
+
+    Parameters
+    ----------
+    front : tokens before each: they are not computed, but their keys take room as others do.
+    """
     pack: list[_Segment] = []
     for segment in sorted(segments, key=lambda s: (-len(s.ids), s.start)):
-        if pack and sum(len(s.ids) for s in pack) + len(segment.ids) > PACK_TOKENS:
+        if pack and sum(len(s.ids) + front for s in (*pack, segment)) > PACK_TOKENS:
             yield pack
             pack = []
         pack.append(segment)
-    yield pack
+    if pack:
+        yield pack
 
 
-def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: dict[str, Tensor]) -> None:
-    device = modules.device
+def _forward(
+    modules: Modules,
+    pack: list[_Segment],
+    kv: Tensor,
+    scores: dict[str, Tensor],
+    front: Front | None,
+) -> None:
+    device, before = modules.device, len(front or ())
     lengths = [len(segment.ids) for segment in pack]
     ids = torch.tensor([token for segment in pack for token in segment.ids], device=device)
     positions = torch.cat([torch.arange(length, device=device) for length in lengths])
+    positions += before
     bodies = [
         (offset + segment.header, segment.start, length - segment.header)
         for segment, length, offset in zip(
@@ -97,13 +123,18 @@ def _forward(modules: Modules, pack: list[_Segment], kv: Tensor, scores: dict[st
     ]
     source = torch.cat([torch.arange(row, row + n, device=device) for row, _, n in bodies])
     target = torch.cat([torch.arange(start, start + n, device=device) for _, start, n in bodies])
-    rows = segments_for(modules.backend, lengths)
-    sinks = SinkSegments(rows, lengths, len(modules.layers), device) if "sinks" in scores else None
+    rows = segments_for(modules.backend, lengths, before)
+    sinks = None
+    if "sinks" in scores:
+        sinks = SinkSegments(rows, lengths, len(modules.layers), device, before)
+    cache = Behind(front, lengths) if front else None
     hidden = modules.embed(ids[None])
     rotary = modules.rotary(hidden, positions[None])
     with _hooks(modules, kv, source, target):
         for layer in modules.layers:
-            hidden = layer(hidden, position_embeddings=rotary, rows=sinks or rows)
+            hidden = layer(
+                hidden, position_embeddings=rotary, rows=sinks or rows, past_key_values=cache
+            )
     for row, start, n in bodies:
         body, place = slice(row, row + n), slice(start, start + n)
         if sinks:

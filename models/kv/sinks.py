@@ -19,25 +19,37 @@ class SinkSegments:
     Parameters
     ----------
     rows : what attends them. lengths : tokens of each segment, in order.
+    front : keys that stand before those of each segment, and whose own rows are not run.
 
     Attributes
     ----------
     received : float32 ``[R]``, mean over layers, heads and the segment's rows once all layers ran;
-        a segment's sum is 1.
+        a segment's sum is 1, less what a front draws. The front's rows count, as a header's do.
     """
 
-    def __init__(self, rows: Rows, lengths: list[int], n_layers: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        rows: Rows,
+        lengths: list[int],
+        n_layers: int,
+        device: torch.device,
+        front: int = 0,
+    ) -> None:
         self.rows = rows
+        self.front = front
         self.spans = list(pairwise(accumulate(lengths, initial=0)))
         self.n_layers = n_layers
         self.received = torch.zeros(sum(lengths), device=device)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        before = 0  # keys of fronts up to here, this segment's among them
         for first, end in self.spans:
-            share = 1 / query.shape[1] / (end - first) / self.n_layers
+            before += self.front
+            share = 1 / query.shape[1] / (end - first + self.front) / self.n_layers
             for start in range(first, end, ROWS):
                 seen = slice(first, min(start + ROWS, end))
                 rows = slice(start, seen.stop)
-                weights = group_attention(query[0, :, rows], key[0, :, seen], scale)
-                self.received[seen] += received_attention(weights) * share
+                keys = slice(before - self.front + first, before + seen.stop)
+                weights = group_attention(query[0, :, rows], key[0, :, keys], scale)
+                self.received[seen] += received_attention(weights)[self.front :] * share
         return self.rows.attend(query, key, value, scale)

@@ -98,15 +98,17 @@ class Selector(BaseSelector):
 def by_chance(prompt: Prompt, kind: str, header: int) -> Tensor:
     """What each document token draws of its chunk's attention by chance, float64 ``[|S|]``.
 
-    ``length``: 1/n of a chunk of n tokens. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the j-th of n, what
-    uniform causal attention gives it; there the ``header`` in front of a chunk is counted along.
+    A share is one of all n rows of a segment, those of the ``header`` in front of a chunk among
+    them. ``length``: 1/n. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the j-th of n, what uniform causal
+    attention gives it.
     """
     shares = []
     for start, end in prompt.chunks:
-        if kind == "length":
-            shares.append(torch.full((end - start,), 1 / max(end - start, 1), dtype=torch.float64))
-            continue
         front = header if start else 0  # what begins the prompt was captured without one
+        if kind == "length":
+            n = max(front + end - start, 1)
+            shares.append(torch.full((end - start,), 1 / n, dtype=torch.float64))
+            continue
         rows = 1 / torch.arange(1, front + end - start + 1, dtype=torch.float64)
         shares.append(rows.flip(0).cumsum(0).flip(0)[front:] / max(len(rows), 1))
     return torch.cat([torch.empty(0, dtype=torch.float64), *shares])

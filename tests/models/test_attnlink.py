@@ -120,7 +120,7 @@ def by_chance(prompt, kind: str, header: int) -> list[float]:
             for key in range(row + 1):
                 drawn[key] += 1 / (row + 1) / n
         length = end - start
-        shares += drawn[front:] if kind == "place" else [1 / length for _ in range(length)]
+        shares += drawn[front:] if kind == "place" else [1 / n for _ in range(length)]
     return shares
 
 

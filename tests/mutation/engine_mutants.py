@@ -60,8 +60,8 @@ MUTANTS: list[Row] = [
         ("nothing is read from memory", "self.read = self.item.ready", "self.item.ready"),
         (
             "one chunk is two",
-            "engine, merged, sink, Path(folder)",
-            "engine, prompt, sink, Path(folder)",
+            "engine, merged, sink, front, Path(folder)",
+            "engine, prompt, sink, front, Path(folder)",
         ),
         (
             "r = 0 is held against r = 1",
@@ -443,7 +443,12 @@ MUTANTS: list[Row] = [
     ),
     *_in_file(
         "models/kv/capture.py",
-        ("tests/models/test_capture.py", "tests/models/test_sinks.py", FINITE),
+        (
+            "tests/models/test_capture.py",
+            "tests/models/test_sinks.py",
+            "tests/models/test_front.py",
+            FINITE,
+        ),
         (
             "the header's rows are kept",
             "(offset + segment.header, segment.start,",
@@ -460,6 +465,11 @@ MUTANTS: list[Row] = [
             "torch.cat([torch.arange(length, device=device) for length in lengths])",
             "torch.arange(len(ids), device=device)",
         ),
+        (
+            "what stands in front takes no positions",
+            "    positions += before\n",
+            "",
+        ),
         ("captured KVs are not looked at", '    require_finite(kv, "the captured KVs")\n', ""),
         ("surprisal of the token before", "scores[start + 1 : stop + 1] =", "scores[start:stop] ="),
     ),
@@ -468,9 +478,19 @@ MUTANTS: list[Row] = [
         ("tests/models/test_sinks.py",),
         (
             "long chunks draw more",
-            "1 / query.shape[1] / (end - first) / self.n_layers",
+            "1 / query.shape[1] / (end - first + self.front) / self.n_layers",
             "1 / query.shape[1] / self.n_layers",
         ),
+    ),
+    *_in_file(
+        "models/kv/front.py",
+        ("tests/models/test_front.py",),
+        (
+            "only the first segment sees what stands in front",
+            "            for start in self.starts:\n",
+            "            for start in self.starts[:1]:\n",
+        ),
+        ("a front is run for every item", "found = self._kept.pop(ids, None)", "found = None"),
     ),
     *_in_file(
         "models/kv/cache.py",
@@ -522,7 +542,7 @@ MUTANTS: list[Row] = [
         ("other types are read as floats", "query.dtype == key.dtype == value.dtype", "True"),
         (
             "segments see those before them",
-            "keys = self.starts[:-1]",
+            "keys = self.keys[:-1]",
             "keys = [0] * (len(self.starts) - 1)",
         ),
     ),
@@ -580,7 +600,7 @@ MUTANTS: list[Row] = [
     ),
     *_in_file(
         "eval/gating.py",
-        ("tests/stages/test_gating.py",),
+        ("tests/stages/test_gating.py", "tests/stages/test_contexts.py"),
         (
             "an edited gate is believed",
             'entry["sha256"] == _digest(entry["key"], entry["gate"])',
@@ -592,6 +612,11 @@ MUTANTS: list[Row] = [
             '        "tokens": 0 * [',
         ),
         ("any item's gate serves", '        "item": item.id,\n', ""),
+        (
+            "a gate of another context serves",
+            '        "front": front and digest(front),\n',
+            "",
+        ),
         (
             "a layout is as good as another",
             "[list(span) for span in item.prompt.segments]",

@@ -1,0 +1,112 @@
+"""What stands in front of segments while they are captured, computed once for all of them."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.attention.registry import segments_for
+from models.finite import require_finite
+from models.modules import Modules
+
+KEPT = 4  # fronts in memory: a data set has one, and some for the items that it was taken from
+
+
+class Front:
+    """Tokens in front of segments, run once at positions 0 .. C − 1.
+
+    Attributes
+    ----------
+    ids : the C tokens. kv : ``[2, L, H_kv, C, D]``, keys after RoPE, as segments attend over them.
+
+    Raises
+    ------
+    NotFinite : its KVs hold NaN or infinite values.
+    """
+
+    def __init__(self, modules: Modules, ids: Sequence[int]) -> None:
+        self.ids = tuple(ids)
+        self.kv = torch.empty(
+            modules.kv_shape(len(self)), dtype=modules.dtype, device=modules.device
+        )
+        with torch.inference_mode():
+            hidden = modules.embed(torch.tensor([self.ids], device=modules.device))
+            positions = torch.arange(len(self), device=modules.device)
+            rotary = modules.rotary(hidden, positions[None])
+            rows = segments_for(modules.backend, [len(self)])
+            for layer in modules.layers:
+                hidden = layer(
+                    hidden, position_embeddings=rotary, rows=rows, past_key_values=_Keeping(self)
+                )
+        require_finite(self.kv, "the KVs of what stands in front of the chunks")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+class Fronts:
+    """The fronts that were asked for last, so that items which share one have it computed once."""
+
+    def __init__(self, modules: Modules) -> None:
+        self._modules = modules
+        self._kept: OrderedDict[tuple[int, ...], Front] = OrderedDict()
+
+    def of(self, ids: tuple[int, ...] | None) -> Front | None:
+        """The front of these tokens; none where a sink stands in front."""
+        if ids is None:
+            return None
+        found = self._kept.pop(ids, None)
+        self._kept[ids] = found or Front(self._modules, ids)
+        if len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
+        return self._kept[ids]
+
+
+class _Keeping:
+    """Takes down what each layer would cache."""
+
+    def __init__(self, front: Front) -> None:
+        self.kv = front.kv
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        self.kv[0, layer], self.kv[1, layer] = key[0], value[0]
+        return key, value
+
+
+class Behind:
+    """Keys and values of segments side by side, those of a front before each of them.
+
+    In the place of the library's cache: it is shown the rows of all segments, ``[1, H_kv, R, D]``,
+    and gives ``[1, H_kv, R + C·segments, D]``.
+
+    Parameters
+    ----------
+    lengths : tokens of each segment, in order.
+    """
+
+    def __init__(self, front: Front, lengths: list[int]) -> None:
+        self.front = front
+        spans = [len(front) + length for length in lengths]
+        self.starts = list(accumulate(spans[:-1], initial=0))
+        _, _, heads, _, dim = front.kv.shape
+        self.kv = front.kv.new_empty(2, heads, sum(spans), dim)
+        self.own = torch.cat(
+            [
+                torch.arange(start + len(front), start + span, device=front.kv.device)
+                for start, span in zip(self.starts, spans, strict=True)
+            ]
+        )
+
+    def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
+        for target, rows, before in zip(
+            self.kv, (key[0], value[0]), self.front.kv[:, layer], strict=True
+        ):
+            target.index_copy_(1, self.own, rows)
+            for start in self.starts:
+                target[:, start : start + len(self.front)] = before
+        return self.kv[0][None], self.kv[1][None]

@@ -1,0 +1,167 @@
+"""``CONTEXT=``: what it may say, and which tokens stand in front of which item."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from data.context import RUN, Context
+from models.errors import UserError
+from models.prompt import Prompt
+
+SINK = [1]
+
+
+def text(seed: int, length: int) -> list[int]:
+    return random.Random(seed).choices(range(3, 40_000), k=length)
+
+
+def item(documents: list[int], prefix: list[int] | None = None) -> Prompt:
+    chunks = [documents[i : i + 50] for i in range(0, len(documents), 50)]
+    return Prompt.join([1, 2] if prefix is None else prefix, chunks, [7])
+
+
+def primer(context: str, documents: list[int], corpus: list[list[int]]) -> list[int]:
+    chosen = Context.parse(context)
+    front = chosen.front(item(documents), SINK, chosen.sources(corpus, list))
+    assert front[:2] == (1, 2)
+    return list(front[2:])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ("prefx", "CONTEXT=prefx is unknown: did you mean prefix?"),
+        ("prime:256", "did you mean primed?"),
+        ("", "give sink, prefix or primed:<tokens>"),
+        ("none", "Give sink, prefix or primed:<tokens>"),
+        ("sink:3", "sink takes nothing after it"),
+        ("prefix:256", "prefix takes nothing after it"),
+        ("primed", "say how many tokens, 1 or more: primed:256"),
+        ("primed:", "say how many tokens"),
+        ("primed:abc", "CONTEXT=primed:abc: say how many tokens"),
+        ("primed:-3", "say how many tokens"),
+        ("primed:0", "say how many tokens"),
+        ("primed:2.5", "say how many tokens"),
+        ("primed:²", "say how many tokens"),
+        ("primed:8:essays", "there is no file 'essays'; did you mean essay?"),
+        ("primed:8:nowhere/text.txt", "no file 'nowhere/text.txt'; give corpus, essay or"),
+        ("primed:8:", "there is no file ''"),
+        ("primed:8:.", "there is no file '.'"),
+    ],
+)
+def test_what_is_no_context(given, says):
+    with pytest.raises(UserError, match="CONTEXT=") as caught:
+        Context.parse(given)
+    assert says.lower() in str(caught.value).lower()
+
+
+def test_how_a_context_is_named(tmp_path):
+    path = tmp_path / "a:b.txt"
+    path.write_text("text")
+    for given, label in (
+        ("sink", "sink"),
+        ("prefix", "prefix"),
+        ("primed:64", "primed:64"),
+        ("primed:064:corpus", "primed:64"),
+        ("primed:8:essay", "primed:8:essay"),
+        (f"primed:8:{path}", "primed:8:a:b.txt"),
+    ):
+        assert Context.parse(given).label == label
+
+
+def test_sink_and_prefix():
+    assert Context.parse("sink").front(item(text(0, 60)), SINK, []) is None
+    assert Context.parse("prefix").front(item(text(0, 60)), SINK, []) == (1, 2)
+    assert Context.parse("prefix").front(item(text(0, 60), []), SINK, []) == (1,)
+    assert Context.parse("prefix").front(item(text(0, 60), []), [], []) is None
+
+
+def test_all_items_share_the_first_items_text_and_that_one_takes_the_nexts():
+    corpus = [text(seed, 300) for seed in range(6)]
+    assert primer("primed:100", corpus[0], corpus) == corpus[1][:100]
+    for documents in corpus[1:]:
+        assert primer("primed:100", documents, corpus) == corpus[0][:100]
+    assert primer("primed:400", corpus[4], corpus) == corpus[0] + corpus[1][:100]
+    assert primer("primed:400", corpus[1], corpus) == corpus[0] + corpus[2][:100]
+
+
+@pytest.mark.parametrize("length", [1, 7, RUN - 1, RUN, RUN + 1, 100])
+@pytest.mark.parametrize("shared", [RUN, 60])
+def test_text_that_the_item_holds_is_passed_over(length, shared):
+    """Other items may hold the same passage, at another place."""
+    corpus = [text(seed, 300) for seed in range(4)]
+    documents = text(9, 33) + corpus[0][:shared] + text(10, 40)
+    assert primer(f"primed:{length}", documents, corpus) == corpus[1][:length]
+
+
+def test_what_of_another_item_is_not_taken_may_be_shared():
+    corpus = [text(seed, 300) for seed in range(4)]
+    documents = text(9, 33) + corpus[0][100:200] + text(10, 40)
+    assert primer("primed:100", documents, corpus) == corpus[0][:100]
+    assert primer("primed:132", documents, corpus) == corpus[1][:132]
+
+
+def test_no_primer_ever_has_a_piece_of_its_item():
+    rng = random.Random(5)
+    passages = [text(seed, rng.randint(1, 90)) for seed in range(12)]
+    corpus = [[t for p in rng.sample(passages, 3) for t in p] for _ in range(20)]
+    for length in (5, 40, 120):
+        for documents in corpus:
+            try:
+                found = primer(f"primed:{length}", documents, corpus)
+            except UserError:
+                continue
+            assert len(found) == length
+            own = {tuple(documents[i : i + RUN]) for i in range(len(documents) - RUN + 1)}
+            assert not own & {tuple(found[i : i + RUN]) for i in range(length - RUN + 1)}
+
+
+def test_a_short_text_that_the_item_holds():
+    corpus = [[5, 6, 7], text(1, 50)]
+    assert primer("primed:3", [4, 5, 6, 7, 8], corpus) == corpus[1][:3]
+    assert primer("primed:3", [4, 5, 6, 8], corpus) == [5, 6, 7]
+    assert primer("primed:3", [], [[], *corpus]) == [5, 6, 7]
+
+
+def test_too_little_text_is_said():
+    corpus = [text(0, 90), text(1, 60)]
+    with pytest.raises(UserError, match=r"primed:100: what an item does not hold.* 60 tokens"):
+        primer("primed:100", corpus[0], corpus)
+    with pytest.raises(UserError, match="corpus makes 0 tokens"):
+        primer("primed:1", corpus[0], corpus[:1])
+
+
+@pytest.mark.parametrize("length", [8, 50])
+def test_of_a_text_an_item_takes_the_first_stretch_that_it_does_not_hold(tmp_path, length):
+    path = tmp_path / "text.txt"
+    path.write_text("".join(map(chr, text(3, 400))), encoding="utf-8")
+    ids = [ord(letter) for letter in path.read_text(encoding="utf-8")]
+    chosen = Context.parse(f"primed:{length}:{path}")
+    sources = chosen.sources([], lambda t: list(map(ord, t)))
+
+    def taken(documents):
+        return list(chosen.front(item(documents), SINK, sources)[2:])
+
+    assert taken(text(8, 200)) == ids[:length]
+    assert taken(ids[:length] + ids[length : RUN * 2]) == taken(ids[: 2 * RUN])
+    assert ids.index(taken(ids[:64])[0]) >= 64 - RUN
+    with pytest.raises(UserError, match=r"text\.txt makes 0 tokens"):
+        taken(ids)
+
+
+def test_a_text_that_is_too_short_or_none(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("abc")
+    with pytest.raises(UserError, match=r"text\.txt has 3 tokens; give at most so many"):
+        Context.parse(f"primed:4:{path}").sources([], list)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="not UTF-8"):
+        Context.parse(f"primed:4:{path}").sources([], list)
+
+
+def test_essays_are_the_data_packs():
+    seen = []
+    Context.parse("primed:4:essay").sources([], lambda t: seen.append(t) or list(t))
+    assert len(seen[0]) > 100_000
