@@ -15,10 +15,14 @@ from stage.options import option
 class EvalConfig(PrecomputeConfig):
     """Answer every question with each method and compare it with the full prefill.
 
-    ``method_options`` are options of the selectors, for every method of ``reuse`` that has them.
+    ``method_options`` are options of selectors and correctors, for all of ``reuse`` and ``correct``
+    that have them.
     """
 
     reuse: list[str] = option(["debug"], "methods, each with options of its own after a colon")
+    correct: list[str] = option(
+        ["none"], "what is done to rows that are not recomputed: none (default), shift; or several"
+    )
     rate: list[float] = option([0.15], "share of document tokens that is recomputed, 0 to 1 (0.15)")
     max_new_tokens: int | None = option(None, "length of an answer (as the benchmark says)")
     seed: int = option(0, "seed of the random control and of the bootstrap (0)")

@@ -227,6 +227,7 @@ class Evaluator:
                 reference.truth,
                 item.id,
                 self.session.header(item),
+                variant.corrector,
             )
 
         if not self.config.cold:

@@ -21,6 +21,7 @@ from eval.kept import KeptAnswers
 from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
+from models import correctors
 from models.code import code_digest
 from models.errors import UserError
 from models.kv import store
@@ -135,6 +136,9 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "cold": config.cold,
         "deviation": config.deviation,
         "method_code": variant.code,
+        "corrector": correctors.spec_of(variant.corrector),
+        "corrector_options": variant.corrector.identity() if variant.corrector else {},
+        "corrector_code": variant.corrector_code,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]

@@ -1,4 +1,4 @@
-"""The methods of an evaluation: each a selector with its options at one rate."""
+"""The methods of an evaluation: each a selector at one rate, with a corrector or without."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, get_type_hints
 
 from eval.config import EvalConfig
-from models import selectors
+from models import correctors, selectors
 from models.errors import UserError
+from models.extension import Extension, option_fields
 from stage.options import Option
 
 
@@ -22,12 +23,16 @@ class Variant:
     selector : None for the full prefill.
     rate : None for a method that does not know one.
     code : hash of the selector's source, as it runs.
+    corrector : None where cached rows stay as they are.
+    corrector_code : hash of its source.
     """
 
     spec: str
     selector: selectors.BaseSelector | None
     rate: float | None
     code: str | None = None
+    corrector: correctors.BaseCorrector | None = None
+    corrector_code: str | None = None
 
     @property
     def oracle(self) -> bool:
@@ -46,37 +51,65 @@ def make_variants(config: EvalConfig) -> list[Variant]:
 
     Raises
     ------
-    UserError : an unknown method or option; two files of one name; or an option that no chosen
-        method has: it would change nothing.
+    UserError : an unknown method, corrector or option; two files of one name; or an option that no
+        chosen method or corrector has: it would change nothing.
     """
     found: dict[tuple[str, float | None], Variant] = {}
+    corrections = make_correctors(config)
     for name in config.reuse:
         if name == selectors.FULL_PREFILL:
             found[name, None] = Variant(name, None, None)
             continue
         selector = selectors.build(name, **config.method_options)
         spec, code = selectors.spec_of(selector), selectors.code_of(selector)
-        for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
-            variant = Variant(spec, selector, rate, code)
-            if type(found.setdefault((spec, rate), variant).selector) is not type(selector):
-                raise UserError(f"REUSE={name}: another method {spec} is named too; rename a file")
-    known = {key for v in found.values() if v.selector for key in v.selector.identity()}
+        for corrected, (corrector, corrector_code) in corrections.items():
+            full = spec if corrector is None else f"{spec} + {corrected}"
+            for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
+                variant = Variant(full, selector, rate, code, corrector, corrector_code)
+                if type(found.setdefault((full, rate), variant).selector) is not type(selector):
+                    raise UserError(
+                        f"REUSE={name}: another method {spec} is named too; rename a file"
+                    )
+    chosen = [found for v in found.values() for found in (v.selector, v.corrector) if found]
+    known = {key for extension in chosen for key in extension.identity()}
     for name in config.method_options:
         if name not in known:
-            methods = " ".join(config.reuse)
-            raise UserError(f"{name.upper()}= is an option of none of REUSE={methods!r}")
+            methods, named = " ".join(config.reuse), " ".join(config.correct)
+            raise UserError(
+                f"{name.upper()}= is an option of none of REUSE={methods!r} or CORRECT={named!r}"
+            )
     return list(found.values())
 
 
+def make_correctors(
+    config: EvalConfig,
+) -> dict[str, tuple[correctors.BaseCorrector | None, str | None]]:
+    """Every corrector of ``CORRECT`` by its spec, each once, with the hash of its source."""
+    found: dict[str, tuple[correctors.BaseCorrector | None, str | None]] = {}
+    for name in config.correct:
+        built = correctors.build(name, **config.method_options)
+        code = correctors.code_of(built) if built else None
+        spec = correctors.spec_of(built)
+        if type(found.setdefault(spec, (built, code))[0]) is not type(built):
+            raise UserError(f"CORRECT={name}: another corrector {spec} is named too; rename a file")
+    return found
+
+
 def method_options(config: EvalConfig) -> Iterator[Option]:
-    """The options of all selectors that there are, or that ``REUSE`` names, each once."""
+    """The options of all selectors and correctors that there are, or are named, each once."""
     seen: dict[str, Option] = {}
-    for name in dict.fromkeys([*selectors.names(), *config.reuse]):
-        if name.partition(":")[0] == selectors.FULL_PREFILL:
-            continue
-        cls = selectors.selector_class(name)
+    for name, cls in _extensions(config):
         hints = get_type_hints(cls)
-        for field in selectors.option_fields(cls):
+        for field in option_fields(cls):
             help = field.metadata.get("help", f"option of {name}")
             seen.setdefault(field.name, Option(field.name, hints[field.name], help, field.default))
     yield from seen.values()
+
+
+def _extensions(config: EvalConfig) -> Iterator[tuple[str, type[Extension]]]:
+    for name in dict.fromkeys([*selectors.names(), *config.reuse]):
+        if name.partition(":")[0] != selectors.FULL_PREFILL:
+            yield name, selectors.selector_class(name)
+    for name in dict.fromkeys([*correctors.names(), *config.correct]):
+        if name.partition(":")[0] != correctors.NONE:
+            yield name, correctors.corrector_class(name)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 
 from data.context import Context
-from models import selectors
+from models import correctors, selectors
+from models.correctors import BaseCorrector
 from models.engine import Engine, Prefill
 from models.gate import reader
 from models.kv.capture import Captured, capture
@@ -78,6 +79,7 @@ class Model:
         method: str | BaseSelector,
         rate: float = 0.15,
         seed: int = 0,
+        correct: str | BaseCorrector | None = None,
     ) -> Prefill:
         """Cached KVs, with the tokens that a method chooses recomputed in context.
 
@@ -85,11 +87,18 @@ class Model:
         ----------
         method : a selector, or its spec as ``REUSE`` takes it: ``debug:check=cached``.
         rate : share of document tokens that it may recompute, 0 to 1.
+        correct : a corrector of the other rows, or its spec as ``CORRECT`` takes it: ``shift``.
         """
         selector = selectors.build(method) if isinstance(method, str) else method
         generator = torch.Generator().manual_seed(seed)
         return self.engine.fused_prefill(
-            prompt, reader(captured.kv), selector, rate, generator, captured.scores.__getitem__
+            prompt,
+            reader(captured.kv),
+            selector,
+            rate,
+            generator,
+            captured.scores.__getitem__,
+            corrector=correctors.build(correct) if isinstance(correct, str) else correct,
         )
 
     def decode(self, prefill: Prefill, max_new_tokens: int = 64) -> str:

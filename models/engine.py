@@ -12,6 +12,8 @@ from torch import Tensor
 
 from models.answers import Answer, Together
 from models.choice import choose
+from models.correction import Correction
+from models.correctors import BaseCorrector
 from models.finite import require_finite
 from models.flight import Flight
 from models.kv.cache import FusedCache
@@ -181,6 +183,7 @@ class Engine:
         truth: Truth | None = None,
         item_id: str = "",
         header: int = 0,
+        corrector: BaseCorrector | None = None,
     ) -> Prefill:
         """Cached KVs, with the selected positions recomputed in context.
 
@@ -194,6 +197,7 @@ class Engine:
         truth : the item's full prefill, from :meth:`observe`; for oracles.
         item_id : its name, for a selector that is told positions by item.
         header : tokens in front of a chunk when it was captured; offline scores knew them.
+        corrector : what changes the other rows of chunks, in the layers that run after the choice.
 
         Raises
         ------
@@ -240,8 +244,13 @@ class Engine:
                 probe.flight = launch(positions)
             else:
                 probe.flight.keep(positions)
+            if corrector:
+                with watch.aside("correct"):
+                    correction = Correction(corrector, prompt, positions, rotary, watch)
+                self.cache.correct = correction.apply
             return self._land(prompt, probe.flight, watch, probe.asked)
         finally:
+            self.cache.correct = None
             self.cache.end_stream()
 
     @torch.inference_mode()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import correctors
 from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
@@ -28,7 +29,13 @@ from models.timing import Stopwatch
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.25}
 MAX_TOKENS = 1024
 ANSWER_TOKENS = 8
-METHODS = ("random", "debug", "blend")
+# Selectors, each by itself, and the simplest one with every corrector of this project.
+METHODS = (
+    ("random", correctors.NONE),
+    ("debug", correctors.NONE),
+    ("blend", correctors.NONE),
+    ("random", "shift"),
+)
 RATES = (0.0, 0.15, 0.5)
 
 
@@ -91,11 +98,18 @@ class _Stored:
         self.item = store.StoredItem(folder, meta, "make gate")
         self.read = self.item.cold
 
-    def fuse(self, method: str, rate: float) -> Outcome:
+    def fuse(self, method: str, corrector: str, rate: float) -> Outcome:
         """Logits of a fused prefill, and its greedy answer."""
         selector = make(method, check_layer=1)
         generator = torch.Generator().manual_seed(0)
-        prefill = self.engine.fused_prefill(self.prompt, self.read, selector, rate, generator)
+        prefill = self.engine.fused_prefill(
+            self.prompt,
+            self.read,
+            selector,
+            rate,
+            generator,
+            corrector=correctors.build(corrector),
+        )
         self.read = self.item.ready
         return _answered(self.engine, prefill)
 
@@ -150,17 +164,17 @@ def run(
             check(
                 "r = 1 equals full prefill",
                 full,
-                (parts().fuse(method, 1.0) for method in METHODS),
+                (parts().fuse(*method, 1.0) for method in METHODS),
             ),
             check(
                 "one chunk, any r equals full prefill",
                 full,
-                (whole().fuse(method, rate) for method in METHODS for rate in RATES),
+                (whole().fuse(*method, rate) for method in METHODS for rate in RATES),
             ),
             check(
                 "r = 0 equals full reuse",
-                lambda: parts().fuse("full", 0.0),
-                (parts().fuse(method, 0.0) for method in METHODS),
+                lambda: parts().fuse("full", correctors.NONE, 0.0),
+                (parts().fuse(*method, 0.0) for method in METHODS),
             ),
         )
     return Gate(len(prompt), filled(prompt), tolerance, checks)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
-PARTS = ("load", "transfer", "rotate", "select", "recompute", "head")
+PARTS = ("load", "transfer", "rotate", "select", "recompute", "correct", "head")
 
 
 def synchronize(device: torch.device) -> None:
@@ -26,6 +28,7 @@ class Stopwatch:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.parts = dict.fromkeys(PARTS, 0.0)
+        self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         synchronize(device)
         self._start = self._last = time.perf_counter()
 
@@ -40,8 +43,35 @@ class Stopwatch:
         else:
             synchronize(self.device)
         now = time.perf_counter()
+        for aside, start, end in self._events:
+            self._charge(aside, start.elapsed_time(end))
+        self._events.clear()
         self.parts[part] += (now - self._last) * 1e3
         self._last = now
+
+    @contextmanager
+    def aside(self, part: str) -> Iterator[None]:
+        """Charge to ``part`` what is done in here, and not to the part whose cut comes next.
+
+        On CUDA by events in the computing stream, looked at when that cut has waited: to wait here
+        would stop the device once a layer.
+        """
+        if self.device.type == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record(torch.cuda.current_stream(self.device))
+            yield
+            end.record(torch.cuda.current_stream(self.device))
+            self._events.append((part, start, end))
+        else:
+            synchronize(self.device)
+            begun = time.perf_counter()
+            yield
+            synchronize(self.device)
+            self._charge(part, (time.perf_counter() - begun) * 1e3)
+
+    def _charge(self, part: str, ms: float) -> None:
+        self.parts[part] += ms
+        self._last += ms / 1e3
 
     def total(self) -> float:
         """Milliseconds from the start until now, device synchronised."""

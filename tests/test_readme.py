@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from kvfuse.__main__ import COMMANDS
-from models import selectors
+from models import correctors, selectors
 from models.gate import reader
 from models.kv.capture import capture
 from tests.conftest import random_prompt
@@ -41,10 +41,11 @@ def test_the_python_example_runs(capsys):
     assert "48213" in lines[-1]
 
 
-def test_the_selector_example_runs(llama, tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", METHODS, re.DOTALL)
-    path = tmp_path / "seventh.py"
+def test_the_examples_run(llama, tmp_path):
+    code, corrector = re.findall(r"```python\n(.*?)```", METHODS, re.DOTALL)
+    path, mean = tmp_path / "seventh.py", tmp_path / "mean.py"
     path.write_text(code, encoding="utf-8")
+    mean.write_text(corrector, encoding="utf-8")
     prompt = random_prompt(5, [60, 40], 9)
     kv = capture(llama.engine.modules, prompt, [1]).kv
     for step, spec in ((7, str(path)), (5, f"{path}:step=5")):
@@ -52,6 +53,15 @@ def test_the_selector_example_runs(llama, tmp_path):
             prompt, reader(kv), selectors.build(spec), 0.1, torch.Generator()
         )
         assert prefill.recomputed.tolist() == [*[*range(5, 105, step)][:10], *range(105, 114)]
+        corrected = llama.engine.fused_prefill(
+            prompt,
+            reader(kv),
+            selectors.build(spec),
+            0.1,
+            torch.Generator(),
+            corrector=correctors.build(str(mean)),
+        )
+        assert not torch.equal(corrected.logits, prefill.logits)
 
 
 @pytest.mark.parametrize("target", sorted(TARGETS))

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.analysis.measures import MEASURES, Measure, Results, column, method, rate, rates
+from eval.analysis.measures import (
+    MEASURES,
+    Measure,
+    Results,
+    column,
+    corrector,
+    method,
+    rate,
+    rates,
+    selector,
+)
 from eval.analysis.significance import holm, p_values, verdict
 from eval.analysis.stats import paired, per_item
 
@@ -29,6 +39,8 @@ def differences(
     results: Results, seed: int, shown: Sequence[tuple[str, str]], rateless: bool = True
 ) -> Compared:
     """Differences of every run to the full prefill, the random control and the best, at its rate.
+
+    The control has the corrector of the run that is compared with it.
 
     ``best`` has, measure by measure, the best mean (of TTFT, the best median) of all runs but the
     full prefill and the oracles, at the same rate or without one. Methods without a rate are
@@ -121,7 +133,8 @@ def _by_rate(results: Results) -> list[tuple[float | None, list[int]]]:
 
 def _pairs(results: Results, place: int, peers: Sequence[int]) -> list[Pair]:
     """All that a run is compared with, measure by measure."""
-    controls = [i for i in peers if method(results[i]).partition(":")[0] == "random"][:1]
+    with_same = [i for i in peers if corrector(results[i]) == corrector(results[place])]
+    controls = [i for i in with_same if selector(results[i]).partition(":")[0] == "random"][:1]
     found = []
     for name, measure in MEASURES.items():
         values = {i: v for i in peers if (v := column(results[i], measure)) is not None}

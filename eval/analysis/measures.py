@@ -54,6 +54,16 @@ def method(result: dict[str, Any]) -> str:
     return str(result["config"]["method"])
 
 
+def selector(result: dict[str, Any]) -> str:
+    """The method's selector by itself, options included: what it chooses no corrector changes."""
+    return method(result).partition(" + ")[0]
+
+
+def corrector(result: dict[str, Any]) -> str:
+    """The corrector of a run, ``none`` where cached rows stay as they are."""
+    return str(result["config"].get("corrector", "none"))
+
+
 def rate(result: dict[str, Any]) -> float | None:
     """Recompute ratio of a run; None for methods that have none (``no``, ``full``, ``cat``)."""
     return result["config"]["options"].get("rate")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.analysis.measures import Results, at, method, rate, rates
+from eval.analysis.measures import Results, at, method, rate, rates, selector
 
 
 def decode(selected: str, documents: int) -> np.ndarray:
@@ -48,6 +48,8 @@ def matrix(results: Results, wanted: float) -> dict[str, Any]:
         if rate(result) is not None
         and all(item.get("selected") is not None for item in result["items"])
     ]
+    # A corrector changes no choice: of a selector's runs one is enough.
+    runs = [r for i, r in enumerate(runs) if selector(r) not in map(selector, runs[:i])]
     masks = [
         [decode(item["selected"], item["documents"]) for item in result["items"]] for result in runs
     ]

@@ -75,6 +75,7 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         "ttft_parts_ms": parts("ttft_parts_ms", times["cold"]),
         "ttft_parts_ready_ms": parts("ttft_parts_ready_ms", times["ready"]),
         "select_ms": _median([part["select"] for part in ready_parts]),
+        "correct_ms": _median([part["correct"] for part in ready_parts]),
         "load_ms": _median(column("load_ms")),
         "answers_kept": sum(record["answer_kept"] for record in records),
         "full_prefill_ms": spread(full, seed),

@@ -16,12 +16,14 @@ class Column(NamedTuple):
     side : ``<`` (left) or ``>`` (right).
     cell : the text of a row (``figures.report``).
     meaning : its part of the legend.
+    where : the rows that it says anything of; a table without such a row leaves it out.
     """
 
     name: str
     side: str
     cell: Callable[[Row], str]
     meaning: str = ""
+    where: Callable[[Row], bool] = lambda row: True
 
 
 def show(value: float | None, digits: int, unit: str = "") -> str:
@@ -69,6 +71,13 @@ SELECT = Column(
     lambda row: show(row["select_ms"], 1),
     "select: ms of TTFT that the choice takes",
 )
+CORRECT = Column(
+    "correct",
+    ">",
+    lambda row: show(row["correct_ms"], 1),
+    "correct: ms of TTFT that the corrector takes",
+    lambda row: bool(row["correct_ms"]),
+)
 KL_FIRST = Column("KL first", ">", lambda row: show(row["kl_first"], 3), DISTANCE)
 KL_ANSWER = Column("KL answer", ">", lambda row: show(row["kl_mean"], 3), DISTANCE)
 AGREE = Column(
@@ -86,5 +95,5 @@ RETENTION = Column(
     "retention: score as a share of the full prefill's",
 )
 QUALITY = (KL_FIRST, KL_ANSWER, AGREE, SCORE, INTERVAL, RETENTION)
-RUNS = (RUN, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, *QUALITY)
-POINTS = (METHOD, RATE, SPEEDUP, LIMIT, TTFT, SELECT, *QUALITY)
+RUNS = (RUN, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *QUALITY)
+POINTS = (METHOD, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *QUALITY)

@@ -9,7 +9,14 @@ from eval.analysis.finite import require_finite
 from eval.analysis.measures import Results, method, rate
 
 # Everything that runs of one report may differ in.
-OWN = ("method", "options", "method_code")
+OWN = (
+    "method",
+    "options",
+    "method_code",
+    "corrector",
+    "corrector_options",
+    "corrector_code",
+)
 SCORED = ("score", "retention", "kl_first", "kl_mean", "top1_agreement")
 Report = dict[str, Any]
 Row = dict[str, Any]
@@ -89,6 +96,7 @@ def _row(result: dict[str, Any], folder: str | None) -> Row:
             f"speedup_{when}": value if timed else None for when, value in result["speedup"].items()
         },
         "select_ms": result["select_ms"] if timed else None,
+        "correct_ms": result.get("correct_ms") if timed else None,
         "flop_limit": result["flop_limit"] if timed else None,
         "delta_kv": result["delta_kv"],
         "delta_attn": result["delta_attn"],

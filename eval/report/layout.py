@@ -20,6 +20,7 @@ def table(report: Report, columns: Sequence[Column], *notes: str) -> str:
     ----------
     notes : further parts of the legend, each on a line of its own.
     """
+    columns = [column for column in columns if any(map(column.where, report["rows"]))]
     body = lay_out(report["rows"], columns)
     return "\n".join([*heading(report), "", *body, "", *legend(columns, report["rows"], *notes)])
 

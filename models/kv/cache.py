@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from models.kv.transfer import LayerStream
 
 Slots = slice | Tensor
+# Changes a layer's cached rows, [2, H_kv, N, D], in place, given its fresh keys and values.
+Correct = Callable[[int, Tensor, tuple[Tensor, Tensor]], None]
 
 
 class FusedLayer(CacheLayerMixin):
@@ -46,6 +49,9 @@ class FusedLayer(CacheLayerMixin):
         """
         self.owner.arrive(self.layer)
         slots, length = self.owner.slots, self.owner.length
+        if self.owner.correct:
+            cached = self.owner.kv[:, self.layer, :, :length]
+            self.owner.correct(self.layer, cached, (key_states[0], value_states[0]))
         full = []
         for kind, rows in enumerate((key_states[0], value_states[0])):
             target = self.owner.kv[kind, self.layer]
@@ -70,7 +76,8 @@ class FusedCache(Cache):
     """Keys and values of one prompt in one buffer ``[2, L, H_kv, capacity, D]`` (0 = keys).
 
     Keys are rotated once the prefill has begun. ``length`` is the number of valid rows; it is state
-    of its own, not the buffer's physical size. While ``stream`` is set, layers come in one by one.
+    of its own, not the buffer's physical size. While ``stream`` is set, layers come in one by one;
+    while ``correct`` is, a layer's cached rows are corrected before its fresh ones are written.
     """
 
     def __init__(
@@ -82,6 +89,7 @@ class FusedCache(Cache):
         self.slots: Slots = slice(0, 0)
         self.length = 0
         self.stream: LayerStream | None = None
+        self.correct: Correct | None = None
         super().__init__(layers=[FusedLayer(self, layer) for layer in range(n_layers)])
 
     @property

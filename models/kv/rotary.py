@@ -27,3 +27,18 @@ def rotate_keys_(keys: Tensor, cos: Tensor, sin: Tensor, scratch: Tensor | None 
         scratch[..., half:].copy_(layer[..., :half])
         scratch.mul_(sin)
         layer.mul_(cos).add_(scratch)
+
+
+def rotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """States turned to positions, as :func:`rotate_keys_` turns keys: ``[..., n or 1, D]``."""
+    return states * cos + _half_turned(states) * sin
+
+
+def unrotated(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """The inverse of :func:`rotated`, the model's attention scaling taken out too."""
+    return (states * cos - _half_turned(states) * sin) / (cos.square() + sin.square())
+
+
+def _half_turned(states: Tensor) -> Tensor:
+    half = states.shape[-1] // 2
+    return torch.cat([-states[..., half:], states[..., :half]], -1)

@@ -4,7 +4,8 @@ A selector is a dataclass named ``Selector`` in ``models/selectors/<name>.py``, 
 user's, with a method ``select(probe)`` that returns document positions; its fields are its options.
 """
 
-from models.selectors.base import BaseSelector, option, option_fields, top_k
+from models.extension import option, option_fields
+from models.selectors.base import BaseSelector, top_k
 from models.selectors.spec import (
     ALIASES,
     FULL_PREFILL,

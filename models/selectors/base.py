@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import Field, field, fields, is_dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.extension import Extension, option
 from models.finite import require_finite
 from models.probe import Probe
 from models.prompt import Prompt
 
 
-class BaseSelector(ABC):
+class BaseSelector(ABC, Extension):
     """Chooses the positions that are recomputed in context.
 
     Attributes
@@ -55,12 +55,8 @@ class BaseSelector(ABC):
         The engine refuses anything else, see :mod:`models.choice`.
         """
 
-    def check_item(self, item_id: str, prompt: Prompt) -> None:  # noqa: B027 - most serve any item
+    def check_item(self, item_id: str, prompt: Prompt) -> None:
         """Raise :class:`UserError` where this item cannot be served, before anything is run."""
-
-    def identity(self) -> dict[str, Any]:
-        """Everything that changes its choices: its options, and hashes of files they name."""
-        return {field.name: getattr(self, field.name) for field in option_fields(type(self))}
 
 
 def top_k(scores: Tensor, k: int) -> Tensor:
@@ -76,11 +72,6 @@ def top_k(scores: Tensor, k: int) -> Tensor:
     return torch.sort(scores, descending=True, stable=True).indices[:k]
 
 
-def option(default: Any, help: str) -> Any:
-    """A field that a user may set, with what it is for."""
-    return field(default=default, metadata={"help": help})
-
-
 def check_layer(default: int = 1) -> Any:
     """The option of selectors that look at one layer."""
     return option(default, f"layer at which the method looks ({default})")
@@ -90,8 +81,3 @@ def require_layer(layer: int) -> None:
     """Refuse a layer below the first."""
     if layer < 0:
         raise UserError(f"CHECK_LAYER={layer} must be at least 0")
-
-
-def option_fields(cls: Any) -> list[Field[Any]]:
-    """The fields of a selector that a user may set."""
-    return [found for found in fields(cls) if found.init] if is_dataclass(cls) else []

@@ -132,6 +132,28 @@ def test_the_control_is_that_of_the_same_rate():
     assert to(results, "full", 0.3)["random"]["kl_mean"]["estimate"] == pytest.approx(0.4)
 
 
+def test_the_control_has_the_same_corrector():
+    results = []
+    for corrector, kls in (
+        ("none", (0.5, 0.3)),
+        ("shift", (0.2, 0.25)),
+        ("shift:what=keys", (1, 2)),
+    ):
+        for name, kl in zip(("random", "debug"), kls, strict=True):
+            results.append(result(name + f" + {corrector}" * (corrector != "none"), 0.1, kl=kl))
+            results[-1]["config"]["corrector"] = corrector
+    for method, other, gap in (
+        ("debug", "random", -0.2),
+        ("debug + shift", "random + shift", 0.05),
+        ("debug + shift:what=keys", "random + shift:what=keys", 1.0),
+    ):
+        found = to(results, method, 0.1)["random"]["kl_mean"]
+        assert found["other"] == other
+        assert found["estimate"] == pytest.approx(gap)
+    alone = to(results[1:], "debug", 0.1)
+    assert "random" not in alone
+
+
 def test_what_is_missing_is_left_out():
     alone = to([result("debug", 0.15)], "debug")
     assert set(alone) == {"no"}

@@ -57,6 +57,13 @@ def test_share_by_hand():
     assert share(nothing, nothing) is None
 
 
+def test_of_a_selector_s_runs_one_is_enough():
+    """A corrector changes no choice."""
+    names = ("random", "random + shift", "debug + shift", "debug:check=cached", "debug + mean")
+    runs = [result(name, 0.1, [{1, 2}]) for name in names]
+    assert matrix(runs, 0.1)["methods"] == ["random", "debug + shift", "debug:check=cached"]
+
+
 def test_the_matrix_against_sets():
     rng = random.Random(0)
     sets = {

@@ -66,8 +66,8 @@ def result(method="debug", rate=0.15, *, oracle=False, **changes):
             "cold": None if oracle else times(125.0, 130.0),
             "ready": None if oracle else times(100.0, 103.0),
         },
-        "ttft_parts_ms": None if oracle else dict(zip(PARTS, range(10, 16), strict=True)),
-        "ttft_parts_ready_ms": None if oracle else dict(zip(PARTS, range(20, 26), strict=True)),
+        "ttft_parts_ms": None if oracle else dict(zip(PARTS, range(10, 17), strict=True)),
+        "ttft_parts_ready_ms": None if oracle else dict(zip(PARTS, range(20, 27), strict=True)),
         "select_ms": None if oracle else 7.25,
         "full_prefill_ms": times(500.0, 550.0),
         "speedup": {"cold": None if oracle else 4.0, "ready": None if oracle else 5.0},
@@ -112,6 +112,16 @@ def test_every_figure_stands_under_its_name():
     }
 
 
+def test_a_correctors_time_has_a_column_where_there_is_a_corrector():
+    runs = [result(correct_ms=0.0), result("debug + shift", correct_ms=12.34)]
+    names = ("debug 0.15", "debug + shift")
+    plain, corrected = (cells(table(runs), name)["correct"] for name in names)
+    assert (plain, corrected) == ("0.0", "12.3")
+    assert "correct: ms of TTFT that the corrector takes" in table(runs)
+    for alone in (runs[:1], [result()]):  # results of earlier versions have no such figure
+        assert "correct" not in table(alone)
+
+
 def test_what_runs_have_in_common_stands_above():
     text = table([result(), result("blend")])
     assert text.splitlines()[:3] == [
@@ -147,7 +157,7 @@ def test_what_is_missing_is_a_dash():
 
 
 def test_the_legend_is_that_of_the_columns():
-    text = " ".join(table([result()]).split())
+    text = " ".join(table([result(correct_ms=1.0)]).split())
     for column in RUNS:
         assert text.count(column.meaning) >= 1
     assert text.count(columns.DISTANCE) == 1  # of two columns

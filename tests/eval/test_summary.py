@@ -21,8 +21,8 @@ FULL_SCORES = [40.0, 0.0, 50.0, 20.0, 40.0]
 
 
 def parts(i: int, total: float) -> dict[str, float]:
-    """Six parts that sum to the total, unlike those of any other item."""
-    shares = np.arange(1, 7) ** (1 + i / 3)
+    """Parts that sum to the total, unlike those of any other item."""
+    shares = np.arange(1, 1 + len(PARTS)) ** (1 + i / 3)
     return dict(zip(PARTS, (total * shares / shares.sum()).tolist(), strict=True))
 
 

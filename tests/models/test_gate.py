@@ -58,13 +58,14 @@ def test_the_gate_takes_streams(llama, prompt, monkeypatch):
     monkeypatch.setattr(store.StoredItem, "cold", streamed)
     monkeypatch.setattr(store.StoredItem, "ready", streamed)
     assert gate.run(llama.engine, prompt, SINK).passed
-    assert len(streams) == 3 + 9 + 4
+    methods = len(gate.METHODS)
+    assert len(streams) == methods + methods * len(gate.RATES) + 1 + methods
 
 
 def test_the_gate_leaves_nothing_behind(llama, prompt, tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     gate.run(llama.engine, prompt, SINK)
-    monkeypatch.setattr(gate, "METHODS", ("oracle_kv",))
+    monkeypatch.setattr(gate, "METHODS", (("oracle_kv", "none"),))
     with pytest.raises(UserError):
         gate.run(llama.engine, prompt, SINK)
     assert not list(tmp_path.iterdir())

@@ -205,6 +205,6 @@ def test_a_selector_by_its_entry_point(monkeypatch, own_file):
         def load(self):
             return selectors.selector_class(str(own_file))
 
-    monkeypatch.setattr(selectors.spec, "_entry_points", lambda: {"seventh": Point()})
+    monkeypatch.setattr(selectors.spec.SELECTORS, "entry_points", {"seventh": Point()})
     assert "seventh" in selectors.names()
     assert selectors.build("seventh:step=2").step == 2

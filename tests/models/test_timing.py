@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from models import timing
+from models.correctors import BaseCorrector
 from models.gate import reader
 from models.selectors import BaseSelector
 from models.timing import PARTS, Stopwatch
@@ -64,6 +65,49 @@ def test_work_is_charged_to_the_part_that_asked_for_it(machine, kind):
     machine.work(4)
     watch.lap("select")
     assert watch.parts == parts(select=10, recompute=9)
+
+
+def test_what_is_done_aside_is_charged_to_its_own_part(machine):
+    watch = Stopwatch(CPU)
+    machine.work(3)
+    for ms in (4, 5):
+        with watch.aside("correct"):
+            machine.work(ms)
+        machine.work(1)
+    watch.lap("recompute")
+    machine.work(7)
+    watch.lap("head")
+    assert watch.parts == parts(recompute=5, correct=9, head=7)
+    assert watch.total() == pytest.approx(21)
+
+
+def test_on_cuda_what_is_done_aside_is_told_by_events_and_nothing_waits(machine, monkeypatch):
+    """A layer's correction must not stop the device: its events are looked at at the next cut."""
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self, stream) -> None:
+            self.at = machine.now * 1e3 + machine.computing
+
+        def elapsed_time(self, end) -> float:
+            assert not machine.computing, "asked before it has happened"
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    watch = Stopwatch(SimpleNamespace(type="cuda"))
+    machine.computing += 5.0
+    begun = machine.now
+    for _ in range(2):
+        with watch.aside("correct"):
+            machine.computing += 3.0
+        machine.computing += 10.0
+    assert machine.now == begun
+    watch.lap("recompute")
+    machine.computing += 7.0
+    watch.lap("head")
+    assert watch.parts == parts(recompute=25, correct=6, head=7)
 
 
 def test_the_total_is_measured_and_not_summed(machine):
@@ -160,3 +204,29 @@ def test_one_row_goes_through_the_head(family):
     engine.fused_prefill(prompt, read, idle, 0.5, torch.Generator())
     handle.remove()
     assert rows == [1, 1]
+
+
+def test_a_correctors_time_is_a_part_of_its_own(llama, machine):
+    """2 ms a chunk and layer, but for the first layer, whose rows are exact."""
+
+    class Corrects(BaseCorrector):
+        def correct(self, change):
+            machine.work(2)
+            return {}
+
+    prompt, engine = shaped("usual"), llama.engine
+    layers = engine.modules.layers
+    handles = [m.register_forward_hook(lambda *_: machine.work(5)) for m in layers]
+    stored, seed = reader(captured(llama, prompt).kv), torch.Generator().manual_seed(0)
+    try:
+        prefill = engine.fused_prefill(
+            prompt, stored, Slow(machine), 0.3, seed, corrector=Corrects()
+        )
+    finally:
+        for handle in handles:
+            handle.remove()
+    chunks = 1  # the candidates' first third lies in one chunk
+    assert prefill.parts_ms == parts(
+        select=11, recompute=5 * len(layers), correct=2 * chunks * (len(layers) - 1)
+    )
+    assert prefill.ttft_ms == pytest.approx(sum(prefill.parts_ms.values()))

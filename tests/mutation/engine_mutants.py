@@ -65,10 +65,10 @@ MUTANTS: list[Row] = [
         ),
         (
             "r = 0 is held against r = 1",
-            '.fuse("full", 0.0)',
-            '.fuse("random", 1.0)',
+            '.fuse("full", correctors.NONE, 0.0)',
+            '.fuse("random", correctors.NONE, 1.0)',
         ),
-        ("the first check runs at r = 0", "fuse(method, 1.0)", "fuse(method, 0.0)"),
+        ("the first check runs at r = 0", "fuse(*method, 1.0)", "fuse(*method, 0.0)"),
         ("an item is cut to one chunk", "share = max(1, MAX_TOKENS // 2)", "share = MAX_TOKENS"),
     ),
     *_in_file(

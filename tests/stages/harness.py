@@ -56,6 +56,7 @@ WORDS = TEXT.split()
 DATED = {
     "ttft_ready_ms",
     "select_ms",
+    "correct_ms",
     "speedup_ready",
     "full_prefill_ms",
     "load_ms",

@@ -55,6 +55,25 @@ def test_a_spec_that_cannot_be(ready, stage, spec, says):
 
 @pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("shfit", ["unknown corrector", "did you mean shift?"]),
+        ("shift:what=all", ["WHAT is keys, values, both, not 'all'"]),
+        ("shift:shrink=inf", ["SHRINK=inf must be a number, at least 0"]),
+        ("shift:shrink=few", ["shrink takes float, not 'few'"]),
+        ("shift:rate=1", ["shift has no option 'rate'", "what, shrink"]),
+        ("none:what=keys", ["none corrects nothing, has no options"]),
+        ("./nowhere.py", ["no such file; name a file that holds a corrector"]),
+    ],
+)
+def test_a_corrector_that_cannot_be(ready, stage, spec, says):
+    line = refused(ready, stage, "REUSE=random", f"CORRECT=none {spec}")
+    assert "CORRECT=" in line
+    assert all(word in line for word in says), line
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
     ("method", "option", "value", "says"),
     [
         ("debug", "--check", "maybe", "CHECK is dense or cached, not 'maybe'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from eval import runner
 from eval.analysis.overlap import decode
 from eval.evaluator import Evaluator
 from models import selectors
-from tests.stages.harness import Workplace, line_of, records, refused
+from tests.stages.harness import Workplace, line_of, records, refused, timeless
 
 SELECTOR = """
 from dataclasses import dataclass
@@ -142,6 +143,69 @@ def test_a_method_s_source_is_its_own_alone(ready, monkeypatch):
     assert len(set(codes.values())) == 4
 
 
+CORRECTOR = """
+from dataclasses import dataclass
+
+from models.correctors import VALUES, BaseCorrector
+
+
+@dataclass
+class Corrector(BaseCorrector):
+    def correct(self, change):
+        return {VALUES: change.of(VALUES).mean(1)}
+"""
+
+
+def test_another_corrector_is_another_run(ready, tmp_path):
+    call = ("eval", "REUSE=no full random")
+    ready.ok(*call)
+    (plain,) = folders(ready, "random")
+    kept = contents(plain)
+    assert identity(plain)["corrector"] == "none"
+    own = tmp_path / "mean.py"
+    own.write_text(CORRECTOR, encoding="utf-8")
+    out = ready.ok(*call, f"CORRECT=none shift shift:what=both {own}").out
+    assert rows(out) == [
+        "no",
+        "full",
+        "full + shift",
+        "full + shift:what=both",
+        "full + mean",
+        "random",
+        "random + shift",
+        "random + shift:what=both",
+        "random + mean",
+    ]
+    assert contents(plain) == kept
+    assert len(folders(ready, "no")) == 1
+    (shift,) = folders(ready, "random+shift")
+    found = identity(shift)
+    assert found["method"] == "random + shift"
+    assert found["corrector"] == "shift"
+    assert found["corrector_options"] == {"what": "keys", "shrink": 8.0}
+    assert found["corrector_code"] not in (None, found["method_code"])
+    assert chosen(shift) == chosen(plain)
+    (keys,) = folders(ready, "random+shift+what=both")
+    (mean,) = folders(ready, "random+mean")
+    kl = {f: [record["kl_mean"] for record in records(f)] for f in (plain, shift, keys, mean)}
+    assert len(set(map(tuple, kl.values()))) == 4
+    (reuse,), (same,) = folders(ready, "full"), folders(ready, "full+shift")
+    figures = [[timeless(record) for record in records(folder)] for folder in (reuse, same)]
+    assert figures[0] == figures[1]
+    assert all(record["ttft_parts_ready_ms"]["correct"] > 0 for record in records(shift))
+    own.write_text(CORRECTOR + "# edited\n", encoding="utf-8")
+    ready.ok("eval", "REUSE=random", f"CORRECT={own}")
+    assert len(folders(ready, "random+mean")) == 2
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_option_of_a_corrector_may_be_named_for_all(ready, stage):
+    ready.ok(stage, *STAGES[stage], "REUSE=random", "CORRECT=shift", "WHAT=both")
+    assert len(folders(ready, "random+shift+what=both")) == 1
+    says = refused(ready, stage, "REUSE=random", "CORRECT=none", "WHAT=keys")
+    assert "WHAT= is an option of none of REUSE='random' or CORRECT='none'" in says
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_two_files_of_one_name_are_told(ready, own, tmp_path, stage):
     other = tmp_path / "elsewhere" / "mine.py"
@@ -188,7 +252,8 @@ def test_a_file_is_read_as_it_stands(ready, own, text, says):
 def rows(out: str) -> list[str]:
     """The names of a table's rows."""
     lines = out[out.index("\nmethod") :].splitlines()[2:]
-    return [line.split()[0] for line in lines[: lines.index("")]]
+    names = lines[: lines.index("")]
+    return [re.split(r"  +| [0-9.]+ ", line)[0] for line in names]
 
 
 def test_methods_stand_in_one_table(ready, own):

@@ -41,7 +41,7 @@ def anatomy(results: Sequence[dict[str, Any]], slug: str) -> list[Bars]:
         if not timed or all(r["config"]["method"] == "no" for r in timed):
             continue
         stack = [
-            Part(part, Style(colour), [r[key][part] for r in timed])
+            Part(part, Style(colour), [r[key].get(part, 0.0) for r in timed])
             for part, colour in PARTS.items()
         ]
         label = "ms"

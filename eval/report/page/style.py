@@ -39,6 +39,7 @@ PARTS = {
     "rotate": "#CC79A7",
     "select": "#E69F00",
     "recompute": "#0072B2",
+    "correct": "#F0E442",
     "head": "#009E73",
 }
 

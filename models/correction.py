@@ -1,0 +1,99 @@
+"""A corrector at work: a layer's cached rows are changed just before its attention reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models.correctors.base import KEYS, BaseCorrector, Change
+from models.kv.rotary import rotated, unrotated
+from models.prompt import Prompt
+from models.timing import Stopwatch
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of which some rows are recomputed and others not.
+
+    Attributes
+    ----------
+    start, end : its rows in the prompt.
+    positions : ``[n]`` of those that are recomputed.
+    rows : where these lie among the rows in flight.
+    """
+
+    start: int
+    end: int
+    positions: Tensor
+    rows: slice
+
+
+class Correction:
+    """What a corrector does to one prompt's cache while the chosen rows run through the layers.
+
+    Prefix and question are no chunks. Chunks without a recomputed row stay as they are. So does the
+    first layer, whose keys and values know nothing of their context, and layers that ran before the
+    choice was known: what ran there is fresh, and what it replaced is gone.
+
+    Parameters
+    ----------
+    positions : ``[R]`` sorted positions of the rows in flight.
+    rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
+    watch : what the corrector takes is charged to ``correct``.
+    """
+
+    def __init__(
+        self,
+        corrector: BaseCorrector,
+        prompt: Prompt,
+        positions: Tensor,
+        rotary: tuple[Tensor, Tensor],
+        watch: Stopwatch,
+    ) -> None:
+        self.corrector = corrector
+        self.cos, self.sin = (part[0].float() for part in rotary)
+        self.watch = watch
+        self.chunks = list(_chunks(prompt, positions))
+
+    def apply(self, layer: int, cached: Tensor, fresh: tuple[Tensor, Tensor]) -> None:
+        """Change a layer's cached rows by what its fresh ones are; to be overwritten with them.
+
+        Parameters
+        ----------
+        cached : ``[2, H_kv, N, D]`` keys and values of the layer; changed in place.
+        fresh : keys and values of the rows in flight, ``[H_kv, R, D]``.
+        """
+        if not self.chunks or layer == 0:
+            return
+        with self.watch.aside("correct"):
+            for chunk in self.chunks:
+
+                def change(kind: int, chunk: Chunk = chunk) -> Tensor:
+                    old = cached[kind].index_select(1, chunk.positions).float()
+                    gap = fresh[kind][:, chunk.rows].float() - old
+                    if kind != KEYS:
+                        return gap
+                    at = chunk.positions
+                    return unrotated(gap, self.cos[at], self.sin[at])
+
+                told = Change(layer, len(chunk.positions), change)
+                span = slice(chunk.start, chunk.end)
+                for kind, common in self.corrector.correct(told).items():
+                    added = common[:, None]
+                    if kind == KEYS:
+                        added = rotated(added, self.cos[span], self.sin[span])
+                    # Recomputed rows get it too: they are overwritten next, and a slice is quicker.
+                    cached[kind][:, span].add_(added)
+
+
+def _chunks(prompt: Prompt, positions: Tensor) -> Iterator[Chunk]:
+    """Chunks of which some rows are recomputed and others not; asks the device once."""
+    ends = torch.tensor([end for _, end in prompt.segments[:-1]], device=positions.device)
+    bounds = torch.searchsorted(positions, ends).tolist()
+    for (start, end), (low, high) in zip(prompt.chunks, pairwise(bounds), strict=True):
+        if 0 < high - low < end - start:
+            yield Chunk(start, end, positions[low:high], slice(low, high))
