@@ -21,6 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from models.attention import native
 from models.engine import Engine
 from models.prompt import Prompt
 
@@ -60,6 +61,12 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
 }
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kernel() -> None:
+    """Compiled before any test listens to what a command says meanwhile."""
+    native.obstacle(torch.float32, SIZES["head_dim"])
 
 
 def build(family: str, **changes):

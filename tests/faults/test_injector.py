@@ -98,7 +98,7 @@ def test_a_record_that_is_not_asked_for_its_run(stand, monkeypatch):
 
 
 def test_an_error_that_nobody_caught(stand, monkeypatch):
-    case = Case("config.json", "truncated", "1")
+    case = Case("config.json", "truncated", "2")
     assert attempt(stand, case).outcome == REFUSED
     monkeypatch.setattr(folder, "parse", lambda text: 1 / 0)
     found = attempt(stand, case)
@@ -107,7 +107,7 @@ def test_an_error_that_nobody_caught(stand, monkeypatch):
 
 
 def test_a_line_too_many(stand, monkeypatch):
-    case = Case("config.json", "truncated", "1")
+    case = Case("config.json", "truncated", "2")
 
     def talkative(text: str) -> object:
         import os
@@ -122,7 +122,7 @@ def test_a_line_too_many(stand, monkeypatch):
 
 
 def test_a_refusal_that_costs_finished_work(stand, monkeypatch):
-    case = Case("config.json", "truncated", "1")
+    case = Case("config.json", "truncated", "2")
     kept = folder.parse
 
     def costly(text: str) -> object:

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 
-from models.attention import native
 from tests.stages.forks import ForkServer
 from tests.stages.harness import Workplace, make_model, make_rows, write_rows
 
@@ -18,10 +16,9 @@ HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=al
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of the tiny models goes with them; the attention kernel is there."""
+    """What is remembered of the tiny models goes with them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KVFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        native.obstacle(torch.float32, 16)
         yield
 
 
