@@ -25,7 +25,7 @@ from bench.prefill import PrefillBench
 from bench.stand import Stand
 from bench.throughput import throughput_row
 from models.atomic import disk_errors, writing
-from stage.environment import describe
+from stage.environment import describe, machine
 from stage.options import command
 
 SCRATCH = ".bench-"
@@ -52,7 +52,11 @@ def main(config: BenchConfig) -> None:
     loaded = stand.loaded
     modules = stand.engine().modules
     environment = describe(
-        loaded.device, loaded.dtype, modules.backend, loaded.linear, modules.head_dim
+        machine(loaded.device, loaded.linear),
+        loaded.device,
+        loaded.dtype,
+        modules.backend,
+        modules.head_dim,
     )
     result = {
         "environment": environment,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from models.attention.masked import MaskedRows
 from models.attention.registry import rows_for
+from models.load.settings import dtype_name
 
 BACKENDS = ("flashinfer", "flashinfer:single", "flashinfer:paged")
 LENGTHS = (300, 2048, 8192)
@@ -71,7 +72,7 @@ def run(
                 got = rows_for(backend, rows, n).attend(query, key, value, scale).float()
                 error = float(((got - exact).norm(dim=-1) / exact.norm(dim=-1)).max())
                 passed = error <= TOLERANCE[dtype]  # also refuses a NaN
-                name = str(dtype).removeprefix("torch.")
+                name = dtype_name(dtype)
                 results.append(Comparison(case, backend, name, head_dim, group, n, error, passed))
     return results
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from bench.prefill import PrefillBench
-from models.answers import WAITING_BYTES
 from stage.ledger import Ledger
 
 ANSWER = 32  # tokens of an answer, as many as question answering asks for
@@ -14,11 +13,10 @@ ANSWER = 32  # tokens of an answer, as many as question answering asks for
 def throughput_row(bench: PrefillBench) -> dict[str, Any]:
     """The full prefill and every method timed at this length, each with its answer, once.
 
-    Answers go on side by side; where their KVs would take too much, each at once.
+    Answers go on side by side; as far as their KVs leave room.
     """
     engine, config, ledger = bench.engine, bench.stand.config, Ledger()
     cases = [case for case in bench.cases if case.rate == config.rate]
-    own = bench.kv_bytes * len(cases) <= WAITING_BYTES
     engine.cache.reserve(len(bench.prompt) + ANSWER)
     with ledger.charge("prefill"):
         prefill = engine.full_prefill(bench.prompt)
@@ -34,6 +32,7 @@ def throughput_row(bench: PrefillBench) -> dict[str, Any]:
         with ledger.charge("follow"):
             engine.follow(case.prefill, answer.tokens)
         with ledger.charge("decode"):
+            own = engine.together.admits(len(bench.prompt) + ANSWER)
             theirs = engine.answer(case.prefill, ANSWER, (), own=own)
             if own:
                 engine.together.advance()

@@ -19,7 +19,7 @@ from eval.config import EvalConfig
 from eval.kept import KeptAnswers
 from eval.metrics.scores import score
 from eval.variants import Variant
-from models.answers import WAITING_BYTES, Answer, NoAnswer
+from models.answers import Answer, NoAnswer
 from models.engine import Engine, Prefill
 from models.errors import UserError
 from models.finite import require_finite
@@ -154,8 +154,7 @@ class Evaluator:
         found = self.kept.recall(item.prompt.sha256()) if self.kept else None
         if found is None:
             return None
-        tokens, stop = found
-        forced = tokens + ([] if stop is None else [stop])
+        tokens, forced = found[0], _forced(*found)
         with self.ledger.charge("follow"):
             logits = self.engine.follow(prefill, forced)
         exact = self.engine.modules.dtype == torch.float32
@@ -170,7 +169,7 @@ class Evaluator:
                 prefill, self.max_new_tokens, self.stops, name=name, own=False
             )
             self.engine.together.finish(answer)
-        forced = answer.tokens + ([] if answer.stop_token is None else [answer.stop_token])
+        forced = _forced(answer.tokens, answer.stop_token)
         with _named(name), self.ledger.charge("follow"):
             logits = self.engine.follow(prefill, forced)
         if self.kept:
@@ -298,6 +297,8 @@ class Evaluator:
             "selected": _bits(ready.recomputed, prompt),
             "selected_sha256": _digest(ready.recomputed),
             "answers": item.answers,
+            "prediction": "",
+            "score": None,
             **measured,
             "extra_scores": {},
             "full_score": reference.score,
@@ -313,8 +314,6 @@ class Evaluator:
         cold = self.config.cold
         layers = len(self.engine.modules.layers)
         return {
-            "prediction": "",
-            "score": None,
             "kl_first": 0.0,
             "kl_mean": 0.0,
             "top1_agreement": agreement(reference.logits, reference.forced),
@@ -348,8 +347,6 @@ class Evaluator:
                 "top1_agreement": agreement(logits, reference.forced),
             }
         measured = {
-            "prediction": "",
-            "score": None,
             **distances,
             "delta_kv": delta_kv,
             "delta_attn": delta_attn,
@@ -385,23 +382,11 @@ class Evaluator:
                 return None, reference.tokens
             given = [*reference.forced[:same], greedy[same]]
         with self.ledger.charge("decode"):
-            own = self._room(ready.length + self.max_new_tokens)
+            own = self.engine.together.admits(ready.length + self.max_new_tokens)
             answer = self.engine.answer(
                 ready, self.max_new_tokens, self.stops, given, name=name, own=own
             )
         return answer, []
-
-    def _room(self, tokens: int) -> bool:
-        """Whether an answer may wait with a copy of its KVs; else it is decoded where it is.
-
-        Where all copies would take too much, those that wait are completed first.
-        """
-        need = store.kv_bytes(self.engine.modules, tokens)
-        together = self.engine.together
-        if together.bytes + need > WAITING_BYTES:
-            together.finish()
-            together.clear()
-        return need <= WAITING_BYTES
 
     def _tpot(self, prefill: Prefill) -> float | None:
         """Milliseconds of a token decoded alone, the mean over a few."""
@@ -426,6 +411,11 @@ class Evaluator:
             first_line=self.dataset.first_line,
             all_classes=item.row["all_classes"],
         )
+
+
+def _forced(tokens: list[int], stop: int | None) -> list[int]:
+    """An answer with the stop token that ended it."""
+    return tokens if stop is None else [*tokens, stop]
 
 
 def _name(item: Item, method: str) -> str:

@@ -13,7 +13,7 @@ from models import gate
 from models.atomic import writing
 from models.errors import UserError
 from models.sealed import digest, parse
-from stage.environment import code, machine
+from stage.environment import code
 from stage.session import Session
 
 CODE = code()  # as it was imported: an edit during a long run is not what passed
@@ -106,7 +106,7 @@ def _key(session: Session) -> dict[str, Any]:
         "sink": session.inputs.sink,
         "front": front and digest(front),
         "code": CODE,
-        **machine(session.weights.device, session.weights.known.linear),
+        **session.weights.machine,
     }
 
 

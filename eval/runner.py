@@ -144,7 +144,7 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
-    return RunFolder(runs_root(session), label, identity, machine_of(session))
+    return RunFolder(runs_root(session), label, identity, session.weights.machine)
 
 
 def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
@@ -156,16 +156,11 @@ def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
         "tokenizer": session.tokenizer_fingerprint,
         "max_new_tokens": evaluator.max_new_tokens,
         "stops": sorted(evaluator.stops),
-        "dtype": str(weights.dtype).removeprefix("torch."),
+        "dtype": weights.dtype_name,
         "device": weights.device.type,
         "backend": weights.backend,
         "code": CODE,
     }
-
-
-def machine_of(session: Session) -> dict[str, Any]:
-    """What must stay the same while a run's times are collected."""
-    return environment.machine(session.weights.device, session.weights.known.linear)
 
 
 def runs_root(session: Session) -> Path:
@@ -191,7 +186,7 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
     evaluator.ledger = Ledger()
     if not evaluator.config.fresh:
-        identity = {**identity_of(session, evaluator), "machine": machine_of(session)}
+        identity = {**identity_of(session, evaluator), "machine": session.weights.machine}
         evaluator.kept = KeptAnswers(runs_root(session).parent, identity)
     waiting: Waiting = deque()
     with tqdm(todo, session.dataset.name, unit="item", disable=None) as bar:
@@ -291,11 +286,7 @@ def where_run(session: Session, evaluator: Evaluator) -> dict[str, Any]:
     )
     return {
         "environment": environment.describe(
-            weights.device,
-            weights.dtype,
-            weights.backend,
-            weights.known.linear,
-            weights.head_dim,
+            weights.machine, weights.device, weights.dtype, weights.backend, weights.head_dim
         ),
         "memory_mb": memory,
         "throughput": evaluator.ledger.throughput(),

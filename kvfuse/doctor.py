@@ -23,7 +23,7 @@ from models.attention.registry import choose_backend
 from models.errors import UserError
 from models.family import FAMILIES
 from models.linear.layers import LIBRARY, prospect
-from models.load.settings import pick_device, pick_dtype
+from models.load.settings import dtype_name, pick_device, pick_dtype
 from models.load.source import alias_table, cache_dir, hub_trouble
 from stage.options import command, option
 
@@ -80,9 +80,7 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
     device = pick_device("auto")
     dtype = pick_dtype("auto", device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"{os.cpu_count()} cores"
-    yield Finding(
-        "device", f"{device.type} ({name}), {str(dtype).removeprefix('torch.')} by default"
-    )
+    yield Finding("device", f"{device.type} ({name}), {dtype_name(dtype)} by default")
     if device.type == "cuda":
         lack = obstacle(device, dtype, HEAD_DIM)
         yield Finding(

@@ -91,6 +91,22 @@ class Together:
         self.peak = max(self.peak, self.bytes + need * self.modules.dtype.itemsize)
         return torch.empty(need, device=self.modules.device, dtype=self.modules.dtype)
 
+    def admits(self, tokens: int) -> bool:
+        """Whether an answer may wait with a copy of so many tokens' keys and values.
+
+        Where all copies would take more than :data:`WAITING_BYTES`, those that wait are completed
+        first. Where one alone does, it must be decoded where it is.
+
+        Raises
+        ------
+        NoAnswer : of one that cannot go on; it is dropped.
+        """
+        need = math.prod(self.modules.kv_shape(tokens)) * self.modules.dtype.itemsize
+        if self.bytes + need > WAITING_BYTES:
+            self.finish()
+            self.clear()
+        return need <= WAITING_BYTES
+
     @property
     def bytes(self) -> int:
         """Bytes of keys and values held for answers, unfinished and finished ones."""

@@ -9,6 +9,7 @@ from torch import nn
 
 from models.attention.registry import choose_backend, install
 from models.family import FAMILIES
+from models.load.settings import dtype_name
 
 
 class Modules:
@@ -59,4 +60,4 @@ class Modules:
     @property
     def dtype_name(self) -> str:
         """``float32``, ``bfloat16`` or ``float16``, as options and files spell it."""
-        return str(self.dtype).removeprefix("torch.")
+        return dtype_name(self.dtype)

@@ -18,9 +18,14 @@ import torch
 import transformers
 
 from models.attention import library, native
+from models.load.settings import dtype_name
 from models.processor import processor
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+# What times depend on, as :func:`machine` names it.
+MACHINE = ("device", "threads", "torch", "transformers", "linear", "compiler", "flashinfer")
 
 
 def machine(device: torch.device, linear: str) -> dict[str, Any]:
@@ -45,14 +50,19 @@ def machine(device: torch.device, linear: str) -> dict[str, Any]:
 
 
 def describe(
-    device: torch.device, dtype: torch.dtype, backend: str, linear: str, head_dim: int
+    machine: dict[str, Any], device: torch.device, dtype: torch.dtype, backend: str, head_dim: int
 ) -> dict[str, Any]:
-    """Everything about the machine and the software that helps to explain a figure."""
+    """Everything about the machine and the software that helps to explain a figure.
+
+    Parameters
+    ----------
+    machine : what :func:`machine` found.
+    """
     return {
-        **machine(device, linear),
+        **machine,
         "backend": backend,
         **_lacks(device, dtype, backend, head_dim),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
         "device_type": device.type,
         "cores": os.cpu_count(),
         "python": platform.python_version(),

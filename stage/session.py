@@ -24,6 +24,7 @@ from models.load import remembered
 from models.load.remembered import Known
 from models.load.settings import (
     check_supported,
+    dtype_name,
     head_dim,
     max_positions,
     pick_device,
@@ -32,6 +33,7 @@ from models.load.settings import (
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
 from models.sealed import digest
+from stage import environment
 from stage.config import InputsConfig, ModelConfig
 from stage.options import defaults_of
 
@@ -104,6 +106,15 @@ class Weights:
     @cached_property
     def engine(self) -> Engine:
         return Engine(self.loaded.model, self.backend)
+
+    @property
+    def dtype_name(self) -> str:
+        return dtype_name(self.dtype)
+
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What times depend on; the compiler is asked for its version, so it is found once."""
+        return environment.machine(self.device, self.known.linear)
 
     @cached_property
     def known(self) -> Known:
@@ -183,7 +194,7 @@ class Session:
         front = self.fronts[item.id]
         return len(self.inputs.sink if front is None else front)
 
-    @property
+    @cached_property
     def chunk_meta(self) -> dict[str, Any]:
         """How chunks were made and captured: what runs must have in common to be compared."""
         if self.context.kind == "sink":
@@ -216,7 +227,7 @@ class Session:
             chosen["context"] = asdict(self.context)
         auto = pick_dtype("auto", pick_device(self.config.device))
         if self.weights.dtype != auto:
-            chosen["dtype"] = str(self.weights.dtype).removeprefix("torch.")
+            chosen["dtype"] = self.weights.dtype_name
         suffix = f"-{digest(chosen)[:6]}" if chosen else ""
         return Path(self.config.kvs) / self.source.name / f"{self.dataset.name}{suffix}"
 

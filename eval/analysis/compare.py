@@ -17,6 +17,7 @@ from eval.analysis.measures import (
     method,
     rate,
     rates,
+    require_same_items,
     selector,
 )
 from eval.analysis.significance import holm, p_values, verdict
@@ -69,9 +70,7 @@ def differences(
     ------
     ValueError : runs over different items.
     """
-    for result in results:
-        if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:
-            raise ValueError(f"{method(result)} and {method(results[0])} ran on different items")
+    require_same_items(results)
     places = [(wanted, place, peers) for wanted, peers in _by_rate(results) for place in peers]
     pairs = [_pairs(results, place, peers) for _, place, peers in places]
     claimed = [

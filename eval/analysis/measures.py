@@ -64,6 +64,13 @@ def corrector(result: dict[str, Any]) -> str:
     return str(result["config"].get("corrector", "none"))
 
 
+def require_same_items(results: Results) -> None:
+    """Raise ValueError for runs over different items, or in another order."""
+    for result in results:
+        if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:
+            raise ValueError(f"{method(result)} and {method(results[0])} ran on different items")
+
+
 def rate(result: dict[str, Any]) -> float | None:
     """Recompute ratio of a run; None for methods that have none (``no``, ``full``, ``cat``)."""
     return result["config"]["options"].get("rate")

@@ -8,7 +8,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.analysis.measures import MEASURES, Results, column, method, rate, rates
+from eval.analysis.measures import (
+    MEASURES,
+    Results,
+    column,
+    method,
+    rate,
+    rates,
+    require_same_items,
+)
 from eval.analysis.significance import holm, p_values, verdict
 from eval.analysis.stats import paired_all, per_item
 
@@ -54,9 +62,7 @@ def pairwise(results: Results, seed: int, measures: Sequence[str]) -> Pairwise:
     ------
     ValueError : runs over different items.
     """
-    for result in results:
-        if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:
-            raise ValueError(f"{method(result)} and {method(results[0])} ran on different items")
+    require_same_items(results)
     found: dict[tuple[str, int, int], dict[str, Any]] = {}
     shown = []
     wanted_rates: list[float | None] = [*rates(results)] or [None]

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.analysis.measures import ROUNDING
+from eval.analysis.measures import MEASURES as RULES
+from eval.analysis.measures import Measure
 from eval.analysis.significance import holm, hopeless, p_values, verdict
 from eval.analysis.stats import RESAMPLES, paired, per_item
 from eval.compare.config import CompareConfig
@@ -20,23 +21,21 @@ from stage.columns import columns as aligned
 from stage.options import command
 
 
-class Measure(NamedTuple):
-    """What of both runs is compared, and how."""
+class Shown(NamedTuple):
+    """A measure as the table shows it: an item's figure, the head of its row, and its digits."""
 
     key: str
     title: str
-    statistic: str
-    higher_is_better: bool
-    resolution: float
+    rule: Measure
     digits: int
 
 
 MEASURES = (
-    Measure("score", "score", "mean", True, 1e-9, 1),
-    Measure("kl_mean", "KL answer", "mean", False, ROUNDING, 3),
-    Measure("kl_first", "KL first", "mean", False, ROUNDING, 3),
-    Measure("ttft_ms", "TTFT ms", "median", False, 0.0, 1),
-    Measure("ttft_cold_ms", "TTFT ms (cold)", "median", False, 0.0, 1),
+    Shown("score", "score", RULES["score"], 1),
+    Shown("kl_mean", "KL answer", RULES["kl_mean"], 3),
+    Shown("kl_first", "KL first", RULES["kl_first"], 3),
+    Shown("ttft_ms", "TTFT ms", RULES["ttft_ready_ms"], 1),
+    Shown("ttft_cold_ms", "TTFT ms (cold)", RULES["ttft_ready_ms"], 1),
 )
 LEGEND = (
     "A - B item by item, with its 95% interval ({resamples:,} paired bootstraps over items); "
@@ -98,20 +97,20 @@ def compared(a: Side, b: Side, shared: list[str], seed: int) -> list[dict[str, A
         if not known:
             continue
         ours, theirs = np.array(known, dtype=float).T
-        gaps = per_item(ours, theirs, measure.resolution)
-        middle = np.mean if measure.statistic == "mean" else np.median
+        gaps = per_item(ours, theirs, measure.rule.resolution)
+        middle = np.mean if measure.rule.statistic == "mean" else np.median
         rows.append(
             {
                 "measure": measure,
                 "n": len(known),
                 "a": float(middle(ours)),
                 "b": float(middle(theirs)),
-                **paired(gaps, seed, measure.statistic),
-                "p": float(p_values(gaps[None], measure.statistic, seed)[0]),
+                **paired(gaps, seed, measure.rule.statistic),
+                "p": float(p_values(gaps[None], measure.rule.statistic, seed)[0]),
             }
         )
     for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
-        better = row["measure"].higher_is_better
+        better = row["measure"].rule.higher_is_better
         row |= {"p_holm": p, "verdict": verdict(p, row["estimate"], better)}
     return rows
 

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from eval.report.figures import OWN
-
-# Of the environment, what times depend on.
-MACHINE = ("device", "threads", "torch", "transformers", "flashinfer")
+from stage.environment import MACHINE
 
 
 class Grouped(NamedTuple):

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from models.atomic import writing
 from models.errors import UserError
 from models.linear.packed import PackedLinear
+from models.load.settings import dtype_name
 from models.load.source import cache_dir
 from models.processor import processor
 from models.sealed import digest, parse, seal, unseal
@@ -57,7 +58,7 @@ class Choices:
 
     def __call__(self, linear: nn.Linear, packed: PackedLinear) -> bool:
         """Whether the packed layer is to take the other's place, measured if not known."""
-        dtype = str(linear.weight.dtype).removeprefix("torch.")
+        dtype = dtype_name(linear.weight.dtype)
         name = f"{dtype} {linear.in_features}x{linear.out_features}"
         if name not in self.shapes:
             few, many = speedups(linear, packed)

@@ -7,6 +7,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from models.load.settings import dtype_name
+
 # The rows that the blocks are laid out for. Laid out for 16 to 512 rows they are equally fast at
 # any number of rows; laid out for one they are up to twice as slow at 2 and more (float32).
 ROWS = 64
@@ -66,7 +68,7 @@ def lacking(dtype: torch.dtype) -> str | None:
     if not all(hasattr(torch.ops.mkldnn, name) for name in names):
         return "this PyTorch has no packed linear layers"
     if dtype not in (torch.float32, torch.bfloat16):
-        return f"oneDNN packs no {str(dtype).removeprefix('torch.')} here"
+        return f"oneDNN packs no {dtype_name(dtype)} here"
     generator = torch.Generator().manual_seed(0)
     layer = nn.Linear(48, 40, dtype=dtype, device="meta")
     layer.weight = nn.Parameter(torch.randn(40, 48, generator=generator).to(dtype))

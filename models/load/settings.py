@@ -89,6 +89,11 @@ def pick_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """``float32``, ``bfloat16`` or ``float16``, as options and files spell it."""
+    return str(dtype).removeprefix("torch.")
+
+
 def max_positions(config: PreTrainedConfig) -> int:
     """The longest prompt: the declared positions, or what YaRN stretches the original ones to."""
     rope = config.rope_parameters

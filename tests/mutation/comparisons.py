@@ -37,15 +37,15 @@ MUTANTS: list[Mutant] = [
             "measure, full=other == FULL)",
             "measure, full=True)",
         ),
+    ),
+    *in_file(
+        "eval/analysis/measures.py",
+        ("tests/eval/test_compare.py",),
         (
             "runs over other items compared",
             'if [i["id"] for i in result["items"]] != [i["id"] for i in results[0]["items"]]:',
             'if len(result["items"]) != len(results[0]["items"]):',
         ),
-    ),
-    *in_file(
-        "eval/analysis/measures.py",
-        ("tests/eval/test_compare.py",),
         (
             "a lower score is better",
             "        higher_is_better=True,",

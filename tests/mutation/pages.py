@@ -41,7 +41,11 @@ MUTANTS: list[Mutant] = [
             "(x.get(measure.key), y.get(measure.key)) "
             "for x, y in zip(a.items.values(), b.items.values(), strict=False)",
         ),
-        ("more time is better", '"TTFT ms", "median", False', '"TTFT ms", "median", True'),
+        (
+            "more time is better",
+            '"TTFT ms", RULES["ttft_ready_ms"]',
+            '"TTFT ms", RULES["ttft_ready_ms"]._replace(higher_is_better=True)',
+        ),
     ),
     *in_file(
         "eval/compare/lmcache.py",
