@@ -29,7 +29,7 @@ GENERATED = {
     "ruler": ("lengths", "haystack", "data_seed", "ruler_dir"),
 }
 NOT_DEFAULT = (
-    "limit", "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
+    "skip", "limit", "chunking", "chunk_size", "max_length", "chat", "longbench_dir", "ruler_dir",
     "lengths", "depths", "haystack", "data_seed", *OWN,
 )  # fmt: skip
 
@@ -92,6 +92,7 @@ def prepare(model: Unloaded, dataset: Dataset, config: InputsConfig) -> tuple[Sp
     request = Request(
         measure=splitter.measure,
         room=settings.max_length,
+        skip=config.skip,
         limit=config.limit,
         longbench_dir=config.longbench_dir,
         sample=config.sample,
@@ -121,6 +122,7 @@ def make_recipe(
             if getattr(config, name) != default[name]
         },
         sink=splitter.frame.sink,
+        skip=request.skip,
         limit=request.limit,
     )
 

@@ -50,7 +50,7 @@ class Recipe(BaseModel):
     code : hash of the source that reads or generates rows and splits them.
     settings : those of :class:`~data.segments.Splitting`; generation: those of generated rows.
     sink : tokens put in front of a chunk that is captured alone.
-    limit : only the first so many rows.
+    skip, limit : so many rows are left out, and the first so many of the others taken.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,6 +64,7 @@ class Recipe(BaseModel):
     settings: dict[str, Any]
     generation: dict[str, Any]
     sink: list[int]
+    skip: int
     limit: int | None
     code: str
 
@@ -146,6 +147,7 @@ def make_recipe(
     settings: Splitting,
     generation: dict[str, Any],
     sink: list[int],
+    skip: int,
     limit: int | None,
 ) -> Recipe:
     """The recipe for a dataset's items; see :class:`Recipe` for the arguments."""
@@ -159,6 +161,7 @@ def make_recipe(
         settings=asdict(settings),
         generation=generation,
         sink=sink,
+        skip=skip,
         limit=limit,
         code=code_digest("data.rows", "data.segments"),
     )

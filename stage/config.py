@@ -36,6 +36,7 @@ class StageConfig:
     model: str = option(MODEL, "alias of config/models.yaml, hub id, local folder or .gguf file")
     dataset: str = option(DATASET, "a dataset, a list, or a suite (the README lists them)")
     limit: int | None = option(None, "only the first so many items")
+    skip: int = option(0, "leave out the first so many items before that (0)")
     inputs: str = option("inputs", "folder of stage 1's results")
     kvs: str = option("kvs", "folder of stage 2's results")
     outputs: str = option("outputs", "folder of stage 3's results")
@@ -45,6 +46,8 @@ class StageConfig:
         check_names(self.model, self.dataset)
         if self.limit is not None and self.limit < 1:
             raise UserError(f"LIMIT={self.limit} asks for no items; give 1 or more")
+        if self.skip < 0:
+            raise UserError(f"SKIP={self.skip} must be at least 0")
 
     def datasets(self) -> list[Dataset]:
         """The datasets that are named, in order."""

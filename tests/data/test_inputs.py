@@ -31,6 +31,7 @@ def recipe(dataset=DATASET, **changes) -> inputs.Recipe:
         "settings": SETTINGS,
         "generation": {},
         "sink": [1],
+        "skip": 0,
         "limit": None,
     }
     return inputs.make_recipe(dataset, **(made_from | changes))

@@ -7,6 +7,7 @@ import lzma
 import re
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,23 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ("end", "pack"),
     [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)],
 )
+@pytest.mark.parametrize(("skip", "limit"), [(0, 2), (2, None), (1, 2), (4, 9)])
+def test_rows_are_left_out_before_the_first_ones_are_taken(tmp_path, skip, limit):
+    """Whatever the source: those of development and those of the test are other rows."""
+    (tmp_path / "2wikimqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    request = replace(asked(limit, str(tmp_path)), skip=skip)
+    end = None if limit is None else skip + limit
+    assert rows_module.load_rows(TASK, request).rows == READ[skip:end]
+
+
+def test_rows_that_are_all_left_out(tmp_path):
+    (tmp_path / "2wikimqa.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with pytest.raises(UserError, match="SKIP=5 leaves nothing of 2wikimqa, which has 5 rows"):
+        rows_module.load_rows(TASK, replace(asked(folder=str(tmp_path)), skip=5))
+    with pytest.raises(UserError, match="SKIP=-1 must be at least 0"):
+        replace(asked(), skip=-1)
+
+
 def test_folder_plain_or_compressed(
     tmp_path: Path, end: str, pack: Callable[[bytes], bytes]
 ) -> None:
