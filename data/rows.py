@@ -42,7 +42,8 @@ def load_rows(dataset: Dataset, request: Request) -> Rows:
     found = SOURCES[dataset.source].read(dataset, replace(request, limit=request.reach, skip=0))
     if len(found.rows) <= request.skip:
         raise UserError(
-            f"SKIP={request.skip} leaves nothing of {dataset.name}, which has {found.available} rows"
+            f"SKIP={request.skip} leaves nothing of {dataset.name}, which has "
+            f"{found.available} rows"
         )
     return replace(found, rows=found.rows[request.skip :])
 
@@ -51,8 +52,8 @@ def digest(dataset: Dataset, request: Request) -> str:
     """16 hex over all that the rows come from: another digest, perhaps other rows.
 
     Files count by their bytes, generated rows by their settings and texts, the hub by revision.
-    ``LIMIT``, ``SKIP``, the tokenizer and this program are no part of it. Raises what `load_rows` raises
-    where there is no such place.
+    ``LIMIT``, ``SKIP``, the tokenizer and this program are no part of it. Raises what `load_rows`
+    raises where there is no such place.
     """
     source = SOURCES[dataset.source]
     return combine(dataset.name, dataset.source, source.digest(dataset, request))
