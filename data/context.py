@@ -25,7 +25,7 @@ class Context:
     Attributes
     ----------
     kind : ``sink``, the first token of the prompt's header; ``prefix``, the item's own prefix;
-        ``primed``, the prefix and other text.
+        ``primed``, the prefix and other text, but for the first chunk the prefix alone.
     tokens : of other text. text : whence it is: ``corpus``, ``essay`` or a file's path.
     """
 
@@ -98,12 +98,14 @@ class Context:
             )
         return [ids[start : start + max(self.tokens, RUN)] for start in starts]
 
-    def front(
+    def fronts(
         self, prompt: Prompt, sink: Sequence[int], sources: Sequence[Sequence[int]]
-    ) -> tuple[int, ...] | None:
-        """Tokens in front of a prompt's chunks; None for the sink alone.
+    ) -> tuple[tuple[int, ...], ...]:
+        """Tokens in front of a prompt's segments; none for the sink alone.
 
-        The sink stands for a prefix that is empty.
+        One for all of them, or two: the first chunk's and the others'. A primer stands before the
+        others only: the first chunk has the prefix in front of it in every prompt, so behind that
+        alone its KVs are exact. The sink stands for a prefix that is empty.
 
         Parameters
         ----------
@@ -114,9 +116,12 @@ class Context:
         UserError : too little text that the prompt does not hold.
         """
         if self.kind == "sink":
-            return None
+            return ()
         head = prompt.ids[slice(*prompt.prefix)] or tuple(sink)
-        return (*head, *self._primer(prompt.ids[slice(*prompt.documents)], sources)) or None
+        if self.kind == "prefix":
+            return (head,) if head else ()
+        primed = (*head, *self._primer(prompt.ids[slice(*prompt.documents)], sources))
+        return (head or primed, primed)
 
     def _primer(self, documents: Sequence[int], sources: Sequence[Sequence[int]]) -> list[int]:
         """The first tokens of the first sources that have no piece in common with the documents."""

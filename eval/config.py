@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from models import selectors
 from models.errors import UserError
-from stage.config import PrecomputeConfig
+from stage.config import AUTO, PrecomputeConfig
 from stage.options import option
 
 
@@ -19,9 +20,11 @@ class EvalConfig(PrecomputeConfig):
     that have them.
     """
 
-    reuse: list[str] = option(["debug"], "methods, each with options of its own after a colon")
+    reuse: list[str] = option(
+        [selectors.DEFAULT], "methods, each with options of its own after a colon"
+    )
     correct: list[str] = option(
-        ["none"], "what is done to rows that are not recomputed: none (default), shift; or several"
+        [AUTO], "what is done to other rows: each method's own (auto), none, shift; or several"
     )
     rate: list[float] = option([0.15], "share of document tokens that is recomputed, 0 to 1 (0.15)")
     max_new_tokens: int | None = option(None, "length of an answer (as the benchmark says)")

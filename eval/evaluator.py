@@ -46,7 +46,8 @@ class Reference:
     tokens : the answer. forced : the answer with the stop token that ended it.
     logits : ``[len(forced), vocabulary]`` along it: methods are compared there.
     truth : the full prefill's states, where deviations or oracles ask for them.
-    load_ms : reading the KVs from disk, where all methods share one load.
+    stored : the item's files of stage 2, by what chunks were captured behind.
+    load_ms : reading them from disk, where methods share one load; by the same.
     kept : whether an earlier run decoded the answer.
     """
 
@@ -58,9 +59,40 @@ class Reference:
     logits: Tensor
     tpot_ms: float | None
     truth: Truth | None
-    stored: store.StoredItem
-    load_ms: float | None
+    stored: dict[str | None, store.StoredItem]
+    load_ms: dict[str | None, float]
     kept: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where methods that share a context find their KVs.
+
+    Attributes
+    ----------
+    session : with chunks captured behind that context.
+    needs : scores found offline that they read.
+    """
+
+    session: Session
+    needs: list[str]
+
+    def stored(self, item: Item) -> store.StoredItem:
+        """The item's files of stage 2."""
+        return store.StoredItem(
+            self.session.folder(item),
+            self.session.expected(item),
+            self.session.precompute_command(self.needs),
+        )
+
+
+def sources(session: Session, variants: Sequence[Variant]) -> dict[str | None, Source]:
+    """Where the methods' KVs lie, by context; the full prefill has none."""
+    needs: dict[str, set[str]] = {}
+    for variant in variants:
+        if variant.selector and variant.context:
+            needs.setdefault(variant.context, set()).update(variant.selector.needs)
+    return {name: Source(session.behind(name), sorted(needs[name])) for name in needs}
 
 
 @dataclass
@@ -95,9 +127,7 @@ class Evaluator:
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
         self.stops = frozenset(session.weights.known.stop_ids)
         self.observes = config.deviation or any(variant.oracle for variant in variants)
-        chosen = [variant.selector for variant in variants if variant.selector]
-        self.fuses = bool(chosen)
-        self.needs = sorted({name for selector in chosen for name in selector.needs})
+        self.sources = sources(session, variants)
         self.ledger = Ledger()
         self.kept: KeptAnswers | None = None  # where answers of full prefills are kept
 
@@ -106,18 +136,10 @@ class Evaluator:
         """The session's engine: asked for the first time, it loads the weights."""
         return self.session.engine
 
-    def stored(self, item: Item) -> store.StoredItem:
-        """The item's files of stage 2."""
-        return store.StoredItem(
-            self.session.folder(item),
-            self.session.expected(item),
-            self.session.precompute_command(self.needs),
-        )
-
     def check(self, item: Item) -> None:
         """Raise, before anything is run, what would stop a method at this item."""
-        if self.fuses:
-            self.stored(item).check(self.needs)
+        for source in self.sources.values():
+            source.stored(item).check(source.needs)
         for variant in self.variants:
             if variant.selector:
                 variant.selector.check_item(item.id, item.prompt)
@@ -129,8 +151,13 @@ class Evaluator:
         """
         name = _name(item, "full prefill")
         with _named(name):
-            stored = self.stored(item)
-            load_ms = self._load(item, stored) if self.fuses and not self.config.cold else None
+            stored = {name: source.stored(item) for name, source in self.sources.items()}
+            load_ms = {}
+            if not self.config.cold:
+                load_ms = {
+                    name: self._load(item, found, self.sources[name].needs)
+                    for name, found in stored.items()
+                }
             with self.ledger.charge("prefill"):
                 prefill = self.engine.full_prefill(item.prompt)
                 truth = self.engine.observe(item.prompt) if self.observes else None
@@ -176,7 +203,7 @@ class Evaluator:
             self.kept.keep(item.prompt.sha256(), answer.tokens, answer.stop_token)
         return answer.tokens, forced, logits
 
-    def _load(self, item: Item, stored: store.StoredItem) -> float:
+    def _load(self, item: Item, stored: store.StoredItem, needs: Sequence[str]) -> float:
         """Read the KVs from disk for all methods; milliseconds.
 
         Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
@@ -184,13 +211,13 @@ class Evaluator:
         n = len(item.prompt)
         with self.ledger.charge("load"):
             self.engine.cache.reserve(n)
-            stored.check(self.needs)  # it may have been replaced since the run began
+            stored.check(needs)  # it may have been replaced since the run began
             stored.forget()
             watch = Stopwatch(self.engine.device)
             stream = stored.cold(watch, self.engine.cache.kv[:, :, :, :n])
             if stream:
                 stream.finish()
-            for name in self.needs:
+            for name in needs:
                 stored.scores(name)
         return watch.parts["load"]
 
@@ -211,7 +238,8 @@ class Evaluator:
     def _fuse(
         self, item: Item, variant: Variant, reference: Reference
     ) -> tuple[Prefill | None, Prefill, bool | None]:
-        selector, stored = variant.selector, reference.stored
+        selector, source = variant.selector, self.sources[variant.context]
+        stored = reference.stored[variant.context]
         assert selector is not None
 
         def prefill(read: Any) -> Prefill:
@@ -225,7 +253,7 @@ class Evaluator:
                 stored.scores,
                 reference.truth,
                 item.id,
-                self.session.header(item),
+                source.session.headers(item),
                 variant.corrector,
             )
 
@@ -233,7 +261,7 @@ class Evaluator:
             with self.ledger.charge("prefill"):
                 return None, prefill(stored.ready), None
         with self.ledger.charge("load"):
-            stored.check(self.needs)  # it may have been replaced since the run began
+            stored.check(source.needs)  # it may have been replaced since the run began
             dropped = stored.forget()
         with self.ledger.charge("prefill"):
             return prefill(stored.cold), prefill(stored.ready), dropped
@@ -252,7 +280,7 @@ class Evaluator:
                 measured, ready = self._full(reference), reference.prefill
             else:
                 measured, ready, answer, tokens = self._fused(item, variant, reference, name)
-            record = self._described(item, reference, measured, ready)
+            record = self._described(item, variant, reference, measured, ready)
         if answer and answer.buffer is None:
             with self.ledger.charge("decode"):
                 self.engine.together.finish(answer)
@@ -283,7 +311,12 @@ class Evaluator:
                 self.engine.together.advance()
 
     def _described(
-        self, item: Item, reference: Reference, measured: dict[str, Any], ready: Prefill
+        self,
+        item: Item,
+        variant: Variant,
+        reference: Reference,
+        measured: dict[str, Any],
+        ready: Prefill,
     ) -> dict[str, Any]:
         prompt = item.prompt
         return {
@@ -303,7 +336,7 @@ class Evaluator:
             "extra_scores": {},
             "full_score": reference.score,
             "full_prefill_ms": reference.prefill.ttft_ms,
-            "load_ms": reference.load_ms,
+            "load_ms": reference.load_ms.get(variant.context),
             "answer_kept": reference.kept,
             "kvfuse": environment.revision(),
         }

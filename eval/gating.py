@@ -63,8 +63,8 @@ def run(session: Session) -> dict[str, Any]:
     A distance is None where anything was NaN or infinite; ``note`` says what the gate leaves open.
     """
     item = gate_item(session)
-    front = session.fronts[item.id]
-    result = gate.run(session.engine, item.prompt, session.inputs.sink, front)
+    fronts = session.fronts[item.id]
+    result = gate.run(session.engine, item.prompt, session.inputs.sink, fronts)
     outcome: dict[str, Any] = json.loads(json.dumps(result.as_dict()))
     for check in outcome["checks"]:
         if not math.isfinite(check["distance"]):
@@ -94,7 +94,7 @@ def _chunks(count: int) -> str:
 def _key(session: Session) -> dict[str, Any]:
     """Everything that the gate's outcome depends on."""
     item = gate_item(session)
-    front = session.fronts[item.id]
+    fronts = session.fronts[item.id]
     return {
         "weights": session.weights.known.fingerprint,
         "tokenizer": session.tokenizer_fingerprint,
@@ -104,7 +104,7 @@ def _key(session: Session) -> dict[str, Any]:
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
-        "front": front and digest(front),
+        "fronts": digest(fronts) if fronts else None,
         "code": CODE,
         **session.weights.machine,
     }

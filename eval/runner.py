@@ -67,17 +67,22 @@ def evaluate_dataset(
     if not config.fresh and all(found.holds([item.id for item in items]) for _, found in runs):
         print(f"eval: {session.dataset.name}: all {len(items)} items are finished", flush=True)
     else:
-        if evaluator.fuses:
-            precompute(session, sorted({*config.scores, *evaluator.needs}))
+        for source in evaluator.sources.values():
+            precompute(source.session, sorted({*config.scores, *source.needs}))
         for item in items:
             evaluator.check(item)
-    gate = gating.checked(session)
+    gates: dict[str | None, dict[str, Any]] = {
+        name: gating.checked(source.session) for name, source in evaluator.sources.items()
+    }
+    if not gates:
+        gates[None] = gating.checked(session)
     with ExitStack() as stack:
         for _, run_folder in runs:
             stack.enter_context(run_folder.opened(config.fresh))
         evaluate(session, evaluator, runs, warm)
         results = []
         for variant, run_folder in runs:
+            gate = gates.get(variant.context) or next(iter(gates.values()))
             results.append(conclude(session, evaluator, variant, run_folder, gate))
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
@@ -119,8 +124,8 @@ def check_layers(session: Session, variants: Sequence[Variant]) -> None:
 
 def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
     """The run's folder, named from every option that changes its result."""
-    config = evaluator.config
-    settings = session.inputs.settings
+    config, settings = evaluator.config, session.inputs.settings
+    behind = evaluator.sources[variant.context].session if variant.context else None
     identity = {
         **identity_of(session, evaluator),
         "dataset": session.dataset.name,
@@ -129,7 +134,9 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "source": session.inputs.meta.source,
         "inputs": session.inputs.fingerprint(),
         "items": len(session.inputs.items),
-        "chunking": session.chunk_meta,
+        "chunking": session.inputs.chunk_meta,
+        "context": behind.context.label if behind else None,
+        "fronts": behind.fronts_digest if behind else None,
         "method": variant.spec,
         "options": variant.options,
         "seed": config.seed,

@@ -6,10 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from data.context import Context
 from eval.config import EvalConfig
 from models import correctors, selectors
 from models.errors import UserError
 from models.extension import Extension, option_fields
+from stage.config import AUTO
 from stage.options import Option
 
 
@@ -19,12 +21,15 @@ class Variant:
 
     Attributes
     ----------
-    spec : the method as tables name it, ``no`` for the full prefill.
+    spec : the method as tables name it, ``no`` for the full prefill; with the corrector and the
+        context, where they are not its own.
     selector : None for the full prefill.
     rate : None for a method that does not know one.
     code : hash of the selector's source, as it runs.
     corrector : None where cached rows stay as they are.
     corrector_code : hash of its source.
+    context : what its chunks are captured behind, as ``CONTEXT`` names it; None for the full
+        prefill.
     """
 
     spec: str
@@ -33,6 +38,7 @@ class Variant:
     code: str | None = None
     corrector: correctors.BaseCorrector | None = None
     corrector_code: str | None = None
+    context: str | None = None
 
     @property
     def oracle(self) -> bool:
@@ -55,18 +61,18 @@ def make_variants(config: EvalConfig) -> list[Variant]:
         chosen method or corrector has: it would change nothing.
     """
     found: dict[tuple[str, float | None], Variant] = {}
-    corrections = make_correctors(config)
     for name in config.reuse:
         if name == selectors.FULL_PREFILL:
             found[name, None] = Variant(name, None, None)
             continue
         selector = selectors.build(name, **config.method_options)
-        spec, code = selectors.spec_of(selector), selectors.code_of(selector)
-        for corrected, (corrector, corrector_code) in corrections.items():
-            full = spec if corrector is None else f"{spec} + {corrected}"
+        context = selector.context if config.context == AUTO else config.context
+        code = selectors.code_of(selector)
+        for corrector, corrector_code in make_correctors(config, selector).values():
+            spec = label(selector, corrector, context)
             for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
-                variant = Variant(full, selector, rate, code, corrector, corrector_code)
-                if type(found.setdefault((full, rate), variant).selector) is not type(selector):
+                variant = Variant(spec, selector, rate, code, corrector, corrector_code, context)
+                if type(found.setdefault((spec, rate), variant).selector) is not type(selector):
                     raise UserError(
                         f"REUSE={name}: another method {spec} is named too; rename a file"
                     )
@@ -81,12 +87,27 @@ def make_variants(config: EvalConfig) -> list[Variant]:
     return list(found.values())
 
 
+def label(
+    selector: selectors.BaseSelector, corrector: correctors.BaseCorrector | None, context: str
+) -> str:
+    """A method as tables name it: ``prophet``, ``prophet + shift @ primed:256``."""
+    corrected = correctors.spec_of(corrector)
+    own = Context.parse(selector.context)
+    chosen = Context.parse(context)
+    return (
+        selectors.spec_of(selector)
+        + ("" if corrected == selector.corrector else f" + {corrected}")
+        + ("" if chosen == own else f" @ {chosen.label}")
+    )
+
+
 def make_correctors(
-    config: EvalConfig,
+    config: EvalConfig, selector: selectors.BaseSelector
 ) -> dict[str, tuple[correctors.BaseCorrector | None, str | None]]:
     """Every corrector of ``CORRECT`` by its spec, each once, with the hash of its source."""
     found: dict[str, tuple[correctors.BaseCorrector | None, str | None]] = {}
-    for name in config.correct:
+    for named in config.correct:
+        name = selector.corrector if named == AUTO else named
         built = correctors.build(name, **config.method_options)
         code = correctors.code_of(built) if built else None
         spec = correctors.spec_of(built)
@@ -111,5 +132,5 @@ def _extensions(config: EvalConfig) -> Iterator[tuple[str, type[Extension]]]:
         if name.partition(":")[0] != selectors.FULL_PREFILL:
             yield name, selectors.selector_class(name)
     for name in dict.fromkeys([*correctors.names(), *config.correct]):
-        if name.partition(":")[0] != correctors.NONE:
+        if name.partition(":")[0] not in (correctors.NONE, AUTO):
             yield name, correctors.corrector_class(name)

@@ -64,9 +64,8 @@ class Model:
         chosen, modules = Context.parse(context), self.engine.modules
         tokenizer = self.unloaded.tokenizer
         sources = chosen.sources([], lambda text: encode(tokenizer, text, foreign=True))
-        ids = chosen.front(prompt, self.frame.sink, sources)
-        front = Front(modules, ids) if ids else None
-        return capture(modules, prompt, self.frame.sink, scores, front)
+        fronts = [Front(modules, ids) for ids in chosen.fronts(prompt, self.frame.sink, sources)]
+        return capture(modules, prompt, self.frame.sink, scores, fronts)
 
     def full_prefill(self, prompt: Prompt) -> Prefill:
         """Every token in context: the reference."""
@@ -98,6 +97,7 @@ class Model:
             rate,
             generator,
             captured.scores.__getitem__,
+            headers=captured.headers,
             corrector=correctors.build(correct) if isinstance(correct, str) else correct,
         )
 

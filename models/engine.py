@@ -19,8 +19,8 @@ from models.flight import Flight
 from models.kv.cache import FusedCache
 from models.kv.transfer import LayerStream
 from models.modules import Modules
-from models.probe import Probe
-from models.prompt import Prompt
+from models.probe import NO_HEADERS, Probe
+from models.prompt import Headers, Prompt
 from models.selectors import BaseSelector
 from models.timing import Stopwatch
 from models.truth import Truth, deviations, observe
@@ -182,7 +182,7 @@ class Engine:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
-        header: int = 0,
+        headers: Headers = NO_HEADERS,
         corrector: BaseCorrector | None = None,
     ) -> Prefill:
         """Cached KVs, with the selected positions recomputed in context.
@@ -196,7 +196,7 @@ class Engine:
         scores : name → float32 ``[N]``, scores found offline, read when a selector asks for them.
         truth : the item's full prefill, from :meth:`observe`; for oracles.
         item_id : its name, for a selector that is told positions by item.
-        header : tokens in front of a chunk when it was captured; offline scores knew them.
+        headers : what stood in front of its chunks when they were captured.
         corrector : what changes the other rows of chunks, in the layers that run after the choice.
 
         Raises
@@ -236,7 +236,7 @@ class Engine:
                 scores,
                 truth,
                 item_id,
-                header,
+                headers,
             )
             positions = choose(probe, selector)
             watch.lap("select")

@@ -87,14 +87,14 @@ class _Stored:
         engine: Engine,
         prompt: Prompt,
         sink: Sequence[int],
-        front: Sequence[int] | None,
+        fronts: Sequence[Sequence[int]],
         folder: Path,
     ) -> None:
         self.engine, self.prompt = engine, prompt
         modules = engine.modules
         meta = store.describe(modules, prompt, model="", weights="", tokenizer="", chunking={})
-        before = Front(modules, front) if front else None
-        store.write(folder, capture(modules, prompt, sink, front=before), meta)
+        before = [Front(modules, ids) for ids in fronts]
+        store.write(folder, capture(modules, prompt, sink, fronts=before), meta)
         self.item = store.StoredItem(folder, meta, "make gate")
         self.read = self.item.cold
 
@@ -115,7 +115,7 @@ class _Stored:
 
 
 def run(
-    engine: Engine, prompt: Prompt, sink: Sequence[int], front: Sequence[int] | None = None
+    engine: Engine, prompt: Prompt, sink: Sequence[int], fronts: Sequence[Sequence[int]] = ()
 ) -> Gate:
     """Run gates 1 to 3 on one item, cut to ``MAX_TOKENS`` tokens of documents.
 
@@ -150,11 +150,11 @@ def run(
 
         @cache
         def parts() -> _Stored:
-            return _Stored(engine, prompt, sink, front, Path(folder) / "parts")
+            return _Stored(engine, prompt, sink, fronts, Path(folder) / "parts")
 
         @cache
         def whole() -> _Stored:
-            return _Stored(engine, merged, sink, front, Path(folder) / "whole")
+            return _Stored(engine, merged, sink, fronts, Path(folder) / "whole")
 
         @cache
         def full() -> Outcome:

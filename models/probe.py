@@ -12,8 +12,10 @@ from models.errors import UserError
 from models.flight import Flight
 from models.kv.cache import FusedCache
 from models.modules import Modules
-from models.prompt import Prompt
+from models.prompt import Headers, Prompt
 from models.truth import Truth
+
+NO_HEADERS = Headers()
 
 
 class CheckLayer:
@@ -79,7 +81,7 @@ class Probe:
     rate, budget : ``r``, and ``k``, how many document positions may be recomputed.
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
-    header : tokens that stood in front of a chunk when it was captured alone.
+    headers : what stood in front of the chunks when they were captured.
     n_layers, scale : of the model; attention logits are multiplied by ``scale``.
     flight : the rows in flight once a layer was checked, else None; the engine goes on with it.
     """
@@ -95,10 +97,10 @@ class Probe:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
-        header: int = 0,
+        headers: Headers = NO_HEADERS,
     ) -> None:
         self.item_id = item_id
-        self.header = header
+        self.headers = headers
         self.prompt = prompt
         self.rate = rate
         self.budget = prompt.budget(rate)
@@ -118,6 +120,17 @@ class Probe:
     def n_question(self) -> int:
         """Tokens of the question."""
         return self.prompt.question[1] - self.prompt.question[0]
+
+    @property
+    def exact(self) -> int:
+        """How many of the documents' first rows have the prompt's own KVs cached.
+
+        Those of the first chunk, where it was captured behind what stands before it in the prompt.
+        """
+        if not (self.headers.exact and self.prompt.chunks):
+            return 0
+        start, end = self.prompt.chunks[0]
+        return end - start
 
     def check(self, layer: int) -> CheckLayer:
         """Run documents and question densely through the layers below ``layer`` and stop there.

@@ -7,8 +7,33 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 Span = tuple[int, int]
+
+
+class Headers(NamedTuple):
+    """What stood in front of a prompt's chunks when these were captured.
+
+    Attributes
+    ----------
+    first, others : tokens in front of the first chunk, and of each other.
+    exact : what stood before the first chunk stands there in the prompt: its KVs are the prompt's.
+    """
+
+    first: int = 0
+    others: int = 0
+    exact: bool = False
+
+    @classmethod
+    def of(cls, prompt: Prompt, sink: Sequence[int], fronts: Sequence[Sequence[int]]) -> Headers:
+        """Of a capture behind ``fronts``, or behind the ``sink`` where there are none.
+
+        What begins the prompt is captured without a header, whatever the others have.
+        """
+        before = fronts or (sink,)
+        exact = prompt.prefix[1] == 0 or tuple(before[0]) == prompt.ids[slice(*prompt.prefix)]
+        return cls(len(before[0]), len(before[-1]), exact)
 
 
 @dataclass(frozen=True)

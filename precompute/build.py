@@ -126,8 +126,8 @@ def share(session: Session, scores: Sequence[str], todo: list[Item], bar: tqdm) 
 def build(session: Session, item: Item, scores: Sequence[str], fronts: Fronts) -> int:
     """Capture one item and write its files; returns their bytes."""
     try:
-        front = fronts.of(session.fronts[item.id])
-        captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores, front)
+        before = fronts.of(session.fronts[item.id])
+        captured = capture(session.engine.modules, item.prompt, session.inputs.sink, scores, before)
     except UserError as error:
         raise UserError(f"item {item.id}: {error}") from None
     return store.write(session.folder(item), captured, session.expected(item))

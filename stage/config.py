@@ -15,6 +15,8 @@ from models.errors import UserError
 from models.load import source
 from stage.options import option, options_of
 
+AUTO = "auto"  # of CONTEXT and CORRECT: what each method has as published
+
 MODEL, DATASET = "smollm2-135m", "2wikimqa"
 # Options of documents of one's own.
 OWN = ("question", "documents", "answers", "prompt", "metric")
@@ -117,12 +119,15 @@ class MachineOptions:
 class ModelConfig(MachineOptions, InputsConfig):
     """Options of everything that runs the model on a dataset's items."""
 
-    context: str = option("sink", f"what a chunk is captured behind: {FORMS}")
+    context: str = option(
+        AUTO, f"what a chunk is captured behind: each method's own (auto), {FORMS}"
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_threads()
-        Context.parse(self.context)
+        if self.context != AUTO:
+            Context.parse(self.context)
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,13 +32,17 @@ from models.load.settings import (
 )
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
+from models.prompt import Headers
 from models.sealed import digest
+from models.selectors import DEFAULT, selector_class
 from stage import environment
-from stage.config import InputsConfig, ModelConfig
+from stage.config import AUTO, InputsConfig, ModelConfig
 from stage.options import defaults_of
 
 if TYPE_CHECKING:
     from models.load.weights import LoadedModel
+
+OWN_CONTEXT = selector_class(DEFAULT).context  # the default method's
 
 
 @dataclass(frozen=True)
@@ -159,12 +163,17 @@ class Session:
 
     @cached_property
     def context(self) -> Context:
-        """What chunks are captured behind."""
-        return Context.parse(self.config.context)
+        """What chunks are captured behind; the default method's own where none is named."""
+        named = self.config.context
+        return Context.parse(OWN_CONTEXT if named == AUTO else named)
+
+    def behind(self, context: str) -> Session:
+        """The same, with chunks that are captured behind something else."""
+        return replace(self, config=replace(self.config, context=context))
 
     @cached_property
-    def fronts(self) -> dict[str, tuple[int, ...] | None]:
-        """Tokens in front of each item's chunks, by item id; None for the sink alone.
+    def fronts(self) -> dict[str, tuple[tuple[int, ...], ...]]:
+        """Tokens in front of each item's segments, by item id, see :meth:`Context.fronts`.
 
         Raises
         ------
@@ -176,36 +185,35 @@ class Session:
             corpus, lambda text: encode(self.tokenizer, text, foreign=True)
         )
         found = {
-            item: self.context.front(prompt, self.inputs.sink, sources)
+            item: self.context.fronts(prompt, self.inputs.sink, sources)
             for item, prompt in prompts.items()
         }
-        for item, front in found.items():
+        for item, fronts in found.items():
             longest = max(end - start for start, end in prompts[item].segments[1:])
-            if front and len(front) + longest > self.weights.max_positions:
+            before = max(map(len, fronts), default=0)
+            if before + longest > self.weights.max_positions:
                 raise UserError(
-                    f"CONTEXT={self.context.label}: item {item} has {len(front)} tokens in front "
+                    f"CONTEXT={self.context.label}: item {item} has {before} tokens in front "
                     f"of {longest}, and the model holds {self.weights.max_positions}; give fewer "
                     "tokens, or a smaller CHUNK_SIZE"
                 )
         return found
 
-    def header(self, item: Item) -> int:
-        """How many tokens stand in front of an item's chunks when they are captured."""
-        front = self.fronts[item.id]
-        return len(self.inputs.sink if front is None else front)
+    def headers(self, item: Item) -> Headers:
+        """What stands in front of an item's chunks when they are captured."""
+        return Headers.of(item.prompt, self.inputs.sink, self.fronts[item.id])
 
     @cached_property
-    def chunk_meta(self) -> dict[str, Any]:
-        """How chunks were made and captured: what runs must have in common to be compared."""
+    def fronts_digest(self) -> str | None:
+        """16 hex over all that stands in front of chunks; None for the sink alone."""
         if self.context.kind == "sink":
-            return self.inputs.chunk_meta
-        fronts = digest(list(self.fronts.values()))[:16]
-        return {**self.inputs.chunk_meta, "context": self.context.label, "fronts": fronts}
+            return None
+        return digest(list(self.fronts.values()))[:16]
 
     def expected(self, item: Item) -> dict[str, Any]:
         """The meta that this item's KV files must have."""
-        front = self.fronts[item.id]
-        behind = {} if front is None else {"front": digest(front)}
+        fronts = self.fronts[item.id]
+        behind = {"front": digest(fronts)} if fronts else {}
         return store.describe(
             self.engine.modules,
             item.prompt,
@@ -223,7 +231,7 @@ class Session:
         so that going from one setting to another and back rebuilds nothing.
         """
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
-        if self.context.kind != "sink":
+        if self.context != Context.parse(OWN_CONTEXT):
             chosen["context"] = asdict(self.context)
         auto = pick_dtype("auto", pick_device(self.config.device))
         if self.weights.dtype != auto:
@@ -241,7 +249,8 @@ class Session:
         All datasets are named as they were: a name of its own or an option that goes with another
         of them need not stand alone.
         """
-        return self.config.command("precompute", **dict.fromkeys(scores, 1))
+        context = None if self.config.context == AUTO else self.config.context
+        return self.config.command("precompute", context=context, **dict.fromkeys(scores, 1))
 
 
 def changed(config: InputsConfig) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def method(result: dict[str, Any]) -> str:
 
 def selector(result: dict[str, Any]) -> str:
     """The method's selector by itself, options included: what it chooses no corrector changes."""
-    return method(result).partition(" + ")[0]
+    return method(result).partition(" + ")[0].partition(" @ ")[0]
 
 
 def corrector(result: dict[str, Any]) -> str:

@@ -48,8 +48,9 @@ def matrix(results: Results, wanted: float) -> dict[str, Any]:
         if rate(result) is not None
         and all(item.get("selected") is not None for item in result["items"])
     ]
-    # A corrector changes no choice: of a selector's runs one is enough.
-    runs = [r for i, r in enumerate(runs) if selector(r) not in map(selector, runs[:i])]
+    # A corrector changes no choice: of a selector's runs over the same KVs one is enough.
+    chosen_by = [(selector(run), run["config"].get("context")) for run in runs]
+    runs = [run for i, run in enumerate(runs) if chosen_by[i] not in chosen_by[:i]]
     masks = [
         [decode(item["selected"], item["documents"]) for item in result["items"]] for result in runs
     ]

@@ -52,6 +52,13 @@ DISTANCE = (
 
 RUN = Column("method", "<", lambda row: name(row) + "*" * row["oracle"])
 METHOD = Column("method", "<", lambda row: row["method"] + "*" * row["oracle"])
+CONTEXT = Column(
+    "behind",
+    "<",
+    lambda row: row["context"] or "-",
+    "behind: what each chunk was captured behind",
+    lambda row: bool(row["context"]),
+)
 RATE = Column("rate", ">", lambda row: "" if row["rate"] is None else f"{row['rate']:g}")
 SPEEDUP = Column("speed-up", ">", lambda row: show(row["speedup_ready"], 2, "x"), SPEED)
 SPEEDUP_COLD = Column(
@@ -95,5 +102,5 @@ RETENTION = Column(
     "retention: score as a share of the full prefill's",
 )
 QUALITY = (KL_FIRST, KL_ANSWER, AGREE, SCORE, INTERVAL, RETENTION)
-RUNS = (RUN, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *QUALITY)
-POINTS = (METHOD, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *QUALITY)
+RUNS = (RUN, CONTEXT, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *QUALITY)
+POINTS = (METHOD, CONTEXT, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *QUALITY)

@@ -16,6 +16,8 @@ OWN = (
     "corrector",
     "corrector_options",
     "corrector_code",
+    "context",
+    "fronts",
 )
 SCORED = ("score", "retention", "kl_first", "kl_mean", "top1_agreement")
 Report = dict[str, Any]
@@ -86,6 +88,7 @@ def _row(result: dict[str, Any], folder: str | None) -> Row:
         "rate": rate(result),
         "options": result["config"]["options"],
         "oracle": result["oracle"],
+        "context": result["config"].get("context"),
         **{key: result[key] for figure in SCORED for key in (figure, f"{figure}_ci95")},
         "score_by_length": result["score_by_length"],
         **{

@@ -31,8 +31,7 @@ def heading(report: Report) -> list[str]:
     return [
         *([f"*** {report['note']} ***", ""] if report["note"] else []),
         f"{config['model']} on {config['dataset']}: {report['n']} of {report['available']} items, "
-        f"{report['tokens']['median']:.0f} tokens in the median; {machine(report)}"
-        f"{context(report)}",
+        f"{report['tokens']['median']:.0f} tokens in the median; {machine(report)}",
         f"full prefill: {report['full_prefill_ms']['median']:.0f} ms TTFT in the median, "
         + (
             "no answers to score"
@@ -42,12 +41,6 @@ def heading(report: Report) -> list[str]:
         + ("" if load is None else f"; {load:.0f} ms to read KVs from disk")
         + (f"; {kept} of its answers decoded by an earlier run" if kept else ""),
     ]
-
-
-def context(report: Report) -> str:
-    """What chunks were captured behind, where it is not the sink alone."""
-    found = report["config"].get("chunking", {}).get("context")
-    return f"; chunks captured behind {found}" if found else ""
 
 
 def machine(report: Report) -> str:

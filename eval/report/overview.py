@@ -10,7 +10,7 @@ import numpy as np
 from eval.analysis.measures import Results
 from eval.report.columns import KL_FIRST, SCORE, SPEEDUP
 from eval.report.figures import Report, Row, name, report
-from eval.report.layout import context, machine, wrapped
+from eval.report.layout import machine, wrapped
 from stage.columns import columns as aligned
 
 COLUMNS = (SCORE, KL_FIRST._replace(name="KL"), SPEEDUP._replace(name="x"))
@@ -58,8 +58,7 @@ def table(by_dataset: Sequence[Results]) -> str:
     )
     methods = [name(row) + "*" * row["oracle"] for row in reports[0]["rows"]]
     text = [
-        f"{reports[0]['config']['model']}: {len(reports)} datasets; {machine(reports[0])}"
-        f"{context(reports[0])}",
+        f"{reports[0]['config']['model']}: {len(reports)} datasets; {machine(reports[0])}",
         "",
         *_lay_out(lines, methods),
         *(["", note] if samples else []),

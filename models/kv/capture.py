@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
@@ -16,10 +16,11 @@ from models.finite import require_finite
 from models.kv.front import Behind, Front
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
-from models.prompt import Prompt
+from models.prompt import Headers, Prompt
 
 PACK_TOKENS = 4096
 LOGIT_ROWS = 512
+FIRST_CHUNK = 1  # among a prompt's segments: the prefix comes before it
 
 
 @dataclass
@@ -31,10 +32,12 @@ class Captured:
     kv : ``[2, L, H_kv, N, D]`` in the model's dtype, keys before RoPE.
     scores : float32 ``[N]`` by name, as far as asked for: ``surprisal``, −log p(x_t | x_<t) within
         the segment in nats; ``sinks``, the attention that a token draws within its segment.
+    headers : what stood in front of its chunks.
     """
 
     kv: Tensor
     scores: dict[str, Tensor]
+    headers: Headers = field(default_factory=Headers)
 
 
 @dataclass(frozen=True)
@@ -50,7 +53,7 @@ def capture(
     prompt: Prompt,
     sink: Sequence[int],
     scores: Collection[str] = (),
-    front: Front | None = None,
+    fronts: Sequence[Front] = (),
 ) -> Captured:
     """Encode each segment of ``prompt`` by itself, one forward per segment.
 
@@ -61,8 +64,9 @@ def capture(
 
     Parameters
     ----------
-    front : stands before a segment in the place of ``sink``: its KVs are there already, and a
-        segment's positions go on behind it.
+    fronts : stand before segments in the place of ``sink``: their KVs are there already, and a
+        segment's positions go on behind them. One stands before all; of two the first before the
+        first chunk, the second before all others.
 
     Raises
     ------
@@ -70,20 +74,23 @@ def capture(
     """
     kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
     found = {name: torch.zeros(len(prompt)) for name in scores}
-    segments, sink = [], () if front else sink
-    for start, end in prompt.segments:
-        header = tuple(sink) if start > 0 else ()
+    groups: dict[Front | None, list[_Segment]] = {}
+    for index, (start, end) in enumerate(prompt.segments):
+        front = None
+        if fronts and start > 0:
+            front = fronts[0] if index == FIRST_CHUNK else fronts[-1]
+        header = tuple(sink) if start > 0 and not fronts else ()
         if end > start:
-            segments.append(_Segment(header + prompt.ids[start:end], len(header), start))
-    behind = [segment for segment in segments if front and segment.start > 0]
-    alone = [segment for segment in segments if not front or segment.start == 0]
-    for group, before in ((alone, None), (behind, front)):
-        for pack in _packs(group, len(before or ())):
-            _forward(modules, pack, kv, found, before)
+            segment = _Segment(header + prompt.ids[start:end], len(header), start)
+            groups.setdefault(front, []).append(segment)
+    for front, group in groups.items():
+        for pack in _packs(group, len(front or ())):
+            _forward(modules, pack, kv, found, front)
     require_finite(kv, "the captured KVs")
     for name, values in found.items():
         require_finite(values, f"the {name} scores")
-    return Captured(kv, found)
+    before = [front.ids for front in fronts]
+    return Captured(kv, found, Headers.of(prompt, sink, before))
 
 
 def _packs(segments: list[_Segment], front: int) -> Iterator[list[_Segment]]:

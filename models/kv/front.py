@@ -56,10 +56,11 @@ class Fronts:
         self._modules = modules
         self._kept: OrderedDict[tuple[int, ...], Front] = OrderedDict()
 
-    def of(self, ids: tuple[int, ...] | None) -> Front | None:
-        """The front of these tokens; none where a sink stands in front."""
-        if ids is None:
-            return None
+    def of(self, wanted: Sequence[tuple[int, ...]]) -> list[Front]:
+        """The fronts of these tokens, in order."""
+        return [self._of(ids) for ids in wanted]
+
+    def _of(self, ids: tuple[int, ...]) -> Front:
         found = self._kept.pop(ids, None)
         self._kept[ids] = found or Front(self._modules, ids)
         if len(self._kept) > KEPT:

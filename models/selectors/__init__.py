@@ -8,6 +8,7 @@ from models.extension import option, option_fields
 from models.selectors.base import BaseSelector, top_k
 from models.selectors.spec import (
     ALIASES,
+    DEFAULT,
     FULL_PREFILL,
     build,
     canonical,
@@ -21,6 +22,7 @@ from models.selectors.spec import (
 
 __all__ = [
     "ALIASES",
+    "DEFAULT",
     "FULL_PREFILL",
     "BaseSelector",
     "build",

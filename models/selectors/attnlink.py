@@ -15,7 +15,7 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
-from models.prompt import Prompt
+from models.prompt import Headers, Prompt
 from models.selectors.base import BaseSelector, option, top_k
 
 CHANCES = ("none", "length", "place")
@@ -90,20 +90,21 @@ class Selector(BaseSelector):
             return torch.tensor(chosen, device=probe.device)
         scores = probe.scores("sinks")
         if self.chance != "none":
-            scores = scores / by_chance(probe.prompt, self.chance, probe.header).to(scores)
+            scores = scores / by_chance(probe.prompt, self.chance, probe.headers).to(scores)
         sinks = probe.candidates[top_k(scores, probe.budget)]
         return torch.cat([sinks, torch.arange(*probe.prompt.question, device=probe.device)])
 
 
-def by_chance(prompt: Prompt, kind: str, header: int) -> Tensor:
+def by_chance(prompt: Prompt, kind: str, headers: Headers) -> Tensor:
     """What each document token draws of its chunk's attention by chance, float64 ``[|S|]``.
 
-    A share is one of all n rows of a segment, those of the ``header`` in front of a chunk among
-    them. ``length``: 1/n. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the j-th of n, what uniform causal
+    A share is one of all n rows of a segment, those of the header in front of a chunk among them:
+    ``length``: 1/n. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the j-th of n, what uniform causal
     attention gives it.
     """
     shares = []
-    for start, end in prompt.chunks:
+    for index, (start, end) in enumerate(prompt.chunks):
+        header = headers.others if index else headers.first
         front = header if start else 0  # what begins the prompt was captured without one
         if kind == "length":
             n = max(front + end - start, 1)

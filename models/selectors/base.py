@@ -27,10 +27,14 @@ class BaseSelector(ABC, Extension):
         Where it is False the rate is not looked at and any number of positions may be chosen
         (``cat``, ``full``, ``epic`` with ``lego_k``, ``attnlink`` with a file).
     oracle : it looks at a real full prefill; an upper bound, whose time is never reported.
+    context, corrector : what the method, as published, captures chunks behind and does to the rows
+        that it does not recompute; taken where ``CONTEXT`` and ``CORRECT`` name nothing else.
     """
 
     adds_question = True
     oracle = False
+    context = "sink"
+    corrector = "none"
 
     @property
     def knows_rate(self) -> bool:

@@ -24,8 +24,8 @@ def item(documents: list[int], prefix: list[int] | None = None) -> Prompt:
 
 def primer(context: str, documents: list[int], corpus: list[list[int]]) -> list[int]:
     chosen = Context.parse(context)
-    front = chosen.front(item(documents), SINK, chosen.sources(corpus, list))
-    assert front[:2] == (1, 2)
+    first, front = chosen.fronts(item(documents), SINK, chosen.sources(corpus, list))
+    assert first == front[:2] == (1, 2)
     return list(front[2:])
 
 
@@ -72,10 +72,10 @@ def test_how_a_context_is_named(tmp_path):
 
 
 def test_sink_and_prefix():
-    assert Context.parse("sink").front(item(text(0, 60)), SINK, []) is None
-    assert Context.parse("prefix").front(item(text(0, 60)), SINK, []) == (1, 2)
-    assert Context.parse("prefix").front(item(text(0, 60), []), SINK, []) == (1,)
-    assert Context.parse("prefix").front(item(text(0, 60), []), [], []) is None
+    assert Context.parse("sink").fronts(item(text(0, 60)), SINK, []) == ()
+    assert Context.parse("prefix").fronts(item(text(0, 60)), SINK, []) == ((1, 2),)
+    assert Context.parse("prefix").fronts(item(text(0, 60), []), SINK, []) == ((1,),)
+    assert Context.parse("prefix").fronts(item(text(0, 60), []), [], []) == ()
 
 
 def test_all_items_share_the_first_items_text_and_that_one_takes_the_nexts():
@@ -142,7 +142,7 @@ def test_of_a_text_an_item_takes_the_first_stretch_that_it_does_not_hold(tmp_pat
     sources = chosen.sources([], lambda t: list(map(ord, t)))
 
     def taken(documents):
-        return list(chosen.front(item(documents), SINK, sources)[2:])
+        return list(chosen.fronts(item(documents), SINK, sources)[1][2:])
 
     assert taken(text(8, 200)) == ids[:length]
     assert taken(ids[:length] + ids[length : RUN * 2]) == taken(ids[: 2 * RUN])

@@ -14,8 +14,8 @@ from models import selectors
 from models.engine import Prefill
 from models.gate import reader
 from models.kv.capture import Captured, capture
-from models.probe import Probe
-from models.prompt import Prompt
+from models.probe import NO_HEADERS, Probe
+from models.prompt import Headers, Prompt
 from models.selectors import BaseSelector
 from models.truth import Truth
 from tests.conftest import Family, random_prompt
@@ -69,7 +69,7 @@ def fuse(
         stored.scores.__getitem__,
         seen,
         "7",
-        len(SINK),
+        stored.headers,
     )
 
 
@@ -87,7 +87,11 @@ def chosen(
 
 
 def bare_probe(
-    prompt: Prompt, rate: float, scores: Tensor | None = None, seed: int = 0, header: int = 0
+    prompt: Prompt,
+    rate: float,
+    scores: Tensor | None = None,
+    seed: int = 0,
+    headers: Headers = NO_HEADERS,
 ) -> Probe:
     """A probe without a model behind it, whose offline scores are all these."""
     return Probe(
@@ -99,7 +103,7 @@ def bare_probe(
         generator=torch.Generator().manual_seed(seed),
         scores=None if scores is None else lambda name: scores,
         item_id="7",
-        header=header,
+        headers=headers,
     )
 
 

@@ -13,6 +13,7 @@ from models import selectors
 from models.errors import UserError
 from models.kv.capture import capture
 from models.modules import Modules
+from models.prompt import Headers
 from models.selectors import attnlink
 from tests.conftest import build, random_prompt
 from tests.models.selector_references import bare_probe, fuse, shaped
@@ -109,11 +110,11 @@ def test_sinks_serve_any_item():
 # What a token draws by chance
 
 
-def by_chance(prompt, kind: str, header: int) -> list[float]:
+def by_chance(prompt, kind: str, headers: tuple[int, int]) -> list[float]:
     """Row by row: a token attends evenly to itself and to all before it in its segment."""
     shares = []
     for start, end in prompt.chunks:
-        front = header if start > 0 else 0
+        front = (headers[0] if start == prompt.documents[0] else headers[1]) if start > 0 else 0
         n = front + end - start
         drawn = [0.0] * n
         for row in range(n):
@@ -125,14 +126,14 @@ def by_chance(prompt, kind: str, header: int) -> list[float]:
 
 
 @pytest.mark.parametrize("kind", ["length", "place"])
-@pytest.mark.parametrize("header", [0, 1, 3])
+@pytest.mark.parametrize("headers", [(0, 0), (1, 1), (3, 3), (2, 5)])
 @pytest.mark.parametrize(
     "shape", [(5, [30, 1, 24], 9), (0, [20, 7], 5), (2, [4, 0, 3], 1), (3, [], 2)]
 )
-def test_chance_is_what_even_attention_gives(kind, header, shape):
+def test_chance_is_what_even_attention_gives(kind, headers, shape):
     prompt = random_prompt(*shape)
-    found = attnlink.by_chance(prompt, kind, header).tolist()
-    assert found == pytest.approx(by_chance(prompt, kind, header))
+    found = attnlink.by_chance(prompt, kind, Headers(*headers)).tolist()
+    assert found == pytest.approx(by_chance(prompt, kind, headers))
 
 
 def test_a_model_without_preference_draws_by_chance(prompt):
@@ -143,7 +144,7 @@ def test_a_model_without_preference_draws_by_chance(prompt):
     for sink in ([], [1], [1, 2]):
         found = capture(Modules(model), prompt, sink, ["sinks"]).scores["sinks"]
         drawn = found[slice(*prompt.documents)].double()
-        shares = attnlink.by_chance(prompt, "place", len(sink))
+        shares = attnlink.by_chance(prompt, "place", Headers(len(sink), len(sink)))
         assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
 
 
@@ -157,12 +158,12 @@ def test_a_model_without_preference_draws_by_chance(prompt):
 )
 def test_what_chance_changes(chance, wanted):
     prompt = random_prompt(3, [4, 10], 3)
-    even = by_chance(prompt, "place", 1)
+    even = by_chance(prompt, "place", (1, 1))
     drawn = [0.25, 0.25, 0.25, 0.25, *([0.13] * 4), *([0.08] * 6)]
     if chance == "place":
         drawn = [3 * e if i in (3, 6, 7, 13) else e for i, e in enumerate(even)]
     scores = torch.tensor([0.0] * 3 + drawn + [0.0] * 3)
-    probe = bare_probe(prompt, 0.3, scores, header=1)
+    probe = bare_probe(prompt, 0.3, scores, headers=Headers(1, 1))
     found = selectors.build(f"attnlink:chance={chance}").select(probe)
     assert sorted(p for p in found.tolist() if p < 17) == wanted
 

@@ -16,6 +16,7 @@ from models.kv.capture import capture
 from models.kv.front import KEPT, Front, Fronts
 from models.kv.rotary import rotate_keys_
 from models.modules import Modules
+from models.prompt import Headers
 from models.selectors import attnlink, build
 from tests.conftest import Family, random_prompt
 from tests.conftest import build as build_model
@@ -53,7 +54,7 @@ def test_a_segment_is_what_the_library_makes_of_it_behind_its_front(family, kind
     prompt = random_prompt(9, [40, 1, 40, 33], 17)
     modules = Modules(build_model(family.name), backend)
     ids = before(kind, prompt)
-    found = capture(modules, prompt, [5], ["surprisal", "sinks"], Front(modules, ids))
+    found = capture(modules, prompt, [5], ["surprisal", "sinks"], [Front(modules, ids)])
     for start, end in prompt.segments:
         front = ids if start > 0 else ()
         tokens = (*front, *prompt.ids[start:end])
@@ -72,7 +73,7 @@ def test_a_segment_is_what_the_library_makes_of_it_behind_its_front(family, kind
 
 def test_the_first_chunk_behind_its_prefix_is_that_of_the_full_prefill(family, prompt):
     modules = family.engine.modules
-    kv = capture(modules, prompt, SINK, front=Front(modules, before("prefix", prompt))).kv
+    kv = capture(modules, prompt, SINK, fronts=[Front(modules, before("prefix", prompt))]).kv
     end = prompt.chunks[0][1]
     wanted, _ = together(family, prompt.ids, 0)
     assert torch.allclose(rotated(family, kv[:, :, :, :end], 0), wanted[:, :, :, :end], atol=1e-4)
@@ -80,24 +81,41 @@ def test_the_first_chunk_behind_its_prefix_is_that_of_the_full_prefill(family, p
     assert not torch.allclose(kv[1, 1:, :, second], wanted[1, 1:, :, second], atol=0.01)
 
 
+def test_the_first_chunk_may_stand_behind_another_front_than_the_others(family, prompt):
+    """Each segment is what it is where its front stands before all of them."""
+    modules = family.engine.modules
+    prefix, primed = (Front(modules, before(kind, prompt)) for kind in ("prefix", "primed"))
+    found = capture(modules, prompt, SINK, ["sinks"], [prefix, primed])
+    one = capture(modules, prompt, SINK, ["sinks"], [prefix])
+    other = capture(modules, prompt, SINK, ["sinks"], [primed])
+    end = prompt.chunks[0][1]
+    for rows, wanted in ((slice(end), one), (slice(end, None), other)):
+        assert torch.allclose(found.kv[:, :, :, rows], wanted.kv[:, :, :, rows], atol=1e-5)
+        same = found.scores["sinks"][rows], wanted.scores["sinks"][rows]
+        assert torch.allclose(*same, atol=1e-6)
+    assert not torch.allclose(one.kv[1, 1:, :, end:], other.kv[1, 1:, :, end:], atol=0.01)
+
+
 def test_a_sink_as_a_front_is_the_sink(family, prompt):
     modules = family.engine.modules
     plain = capture(modules, prompt, SINK, ["sinks"])
-    behind = capture(modules, prompt, [], ["sinks"], Front(modules, SINK))
+    behind = capture(modules, prompt, [], ["sinks"], [Front(modules, SINK)])
     assert torch.allclose(behind.kv, plain.kv, atol=1e-4)
     assert torch.allclose(behind.scores["sinks"], plain.scores["sinks"], atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", CONTEXTS)
 def test_the_gates_pass_behind_every_front(family, prompt, kind):
-    outcome = gate.run(family.engine, prompt, SINK, before(kind, prompt))
+    outcome = gate.run(
+        family.engine, prompt, SINK, [before("prefix", prompt), before(kind, prompt)]
+    )
     assert outcome.passed, outcome
 
 
 @pytest.mark.parametrize("kind", CONTEXTS)
 def test_everything_recomputed_is_full_prefill_whatever_stood_in_front(family, prompt, kind):
     modules = family.engine.modules
-    kv = capture(modules, prompt, SINK, front=Front(modules, before(kind, prompt))).kv
+    kv = capture(modules, prompt, SINK, fronts=[Front(modules, before(kind, prompt))]).kv
     engine = family.engine
     engine.cache.reserve(len(prompt) + 8)
     for method in ("random", "debug", "blend", "prophet"):
@@ -108,7 +126,7 @@ def test_everything_recomputed_is_full_prefill_whatever_stood_in_front(family, p
 def test_one_chunk_behind_its_prefix_needs_no_recomputing(family):
     prompt = random_prompt(9, [60], 12)
     modules = family.engine.modules
-    kv = capture(modules, prompt, SINK, front=Front(modules, before("prefix", prompt))).kv
+    kv = capture(modules, prompt, SINK, fronts=[Front(modules, before("prefix", prompt))]).kv
     family.engine.cache.reserve(len(prompt) + 8)
     found = family.engine.fused_prefill(prompt, reader(kv), build("full"), 0.0, torch.Generator())
     assert torch.allclose(found.logits, family.logits(prompt.ids)[-1], atol=1e-4)
@@ -120,10 +138,10 @@ def test_packing_changes_nothing(monkeypatch, pack, backend):
     modules = Modules(build_model("llama"), backend)
     prompt = random_prompt(9, [70, 70, 33, 70, 8], 17)
     front = Front(modules, before("primed", prompt))
-    whole = capture(modules, prompt, SINK, ["surprisal", "sinks"], front)
+    whole = capture(modules, prompt, SINK, ["surprisal", "sinks"], [front])
     monkeypatch.setattr(capture_module, "PACK_TOKENS", pack)
     monkeypatch.setattr(sinks_module, "ROWS", 16)
-    packed = capture(modules, prompt, SINK, ["surprisal", "sinks"], front)
+    packed = capture(modules, prompt, SINK, ["surprisal", "sinks"], [front])
     assert torch.allclose(packed.kv, whole.kv, atol=1e-5)
     for name in whole.scores:
         assert torch.allclose(packed.scores[name], whole.scores[name], atol=1e-4)
@@ -137,7 +155,7 @@ def test_the_tokens_in_front_are_run_once(llama, prompt):
         fronts, ids = Fronts(modules), before("primed", prompt)
         other = random_prompt(9, [50, 20], 8, seed=4)
         for item in (prompt, other, prompt):
-            capture(modules, item, SINK, front=fronts.of(ids))
+            capture(modules, item, SINK, fronts=fronts.of([ids]))
     finally:
         handle.remove()
     assert sum(seen) == len(ids) + 2 * len(prompt) + len(other)
@@ -145,14 +163,14 @@ def test_the_tokens_in_front_are_run_once(llama, prompt):
 
 def test_only_the_latest_fronts_are_kept(llama):
     fronts = Fronts(llama.engine.modules)
-    first = fronts.of((1, 5))
+    [first] = fronts.of([(1, 5)])
     for token in range(6, 5 + KEPT):
-        fronts.of((1, token))
-    assert fronts.of((1, 5)) is first
+        fronts.of([(1, token)])
+    assert fronts.of([(1, 5)])[0] is first
     for token in range(40, 40 + KEPT):
-        fronts.of((1, token))
-    assert fronts.of((1, 5)) is not first
-    assert fronts.of(None) is None
+        fronts.of([(1, token)])
+    assert fronts.of([(1, 5)])[0] is not first
+    assert fronts.of([]) == []
 
 
 def test_a_front_that_is_no_number_is_refused(prompt):
@@ -167,9 +185,9 @@ def test_a_model_without_preference_draws_by_chance_behind_a_front(prompt):
     for layer in model.model.layers:
         layer.self_attn.q_proj.weight.zero_()
     modules, ids = Modules(model), before("primed", prompt)
-    found = capture(modules, prompt, SINK, ["sinks"], Front(modules, ids)).scores["sinks"]
+    found = capture(modules, prompt, SINK, ["sinks"], [Front(modules, ids)]).scores["sinks"]
     drawn = found[slice(*prompt.documents)].double()
-    shares = attnlink.by_chance(prompt, "place", len(ids))
+    shares = attnlink.by_chance(prompt, "place", Headers(len(ids), len(ids)))
     assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
 
 
@@ -178,4 +196,4 @@ def test_half_precision_keeps_its_dtype():
     prompt = random_prompt(3, [20, 20], 5)
     front = Front(modules, before("primed", prompt))
     assert front.kv.dtype == torch.bfloat16
-    assert capture(modules, prompt, SINK, front=front).kv.dtype == torch.bfloat16
+    assert capture(modules, prompt, SINK, fronts=[front]).kv.dtype == torch.bfloat16

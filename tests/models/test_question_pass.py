@@ -9,13 +9,18 @@ import pytest
 import torch
 
 from models import selectors
+from models.gate import reader
+from models.kv.capture import capture
+from models.kv.front import Front
 from models.prompt import Prompt
 from models.selectors import BaseSelector
 from tests.conftest import Family, random_prompt
-from tests.models.library_states import cached, question_over
+from tests.models.library_states import SINK, cached, question_over
 from tests.models.selector_references import (
     EVERY_SELECTOR,
+    RATES,
     SHAPES,
+    assert_best,
     assert_takes_the_best,
     attention,
     captured,
@@ -64,6 +69,60 @@ def test_prophet_takes_what_the_question_looks_at_in_all_layers(family, shape):
         assert_takes_the_best(family, prompt, f"prophet:pool={width}", near)
 
 
+@pytest.mark.parametrize("decay", [0.0, 0.4, 2.0])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_primer_weighs_what_the_question_looks_at_by_its_place(family, shape, decay):
+    """Where nothing stands before the first chunk, its KVs are exact and it is left alone."""
+    prompt = shaped(shape, seed=11)
+    by_layer = [
+        attention(queries, keys, prompt.question[0], 1 / math.sqrt(16))
+        for queries, keys in asked(family, prompt)
+    ]
+    places = [place for start, end in prompt.chunks for place in range(1, end - start + 1)]
+    scores = [
+        score * place**-decay
+        for score, place in zip(document_attention(by_layer, prompt), places, strict=True)
+    ]
+    (first, last), exact = prompt.documents, 0
+    if not prompt.prefix[1]:
+        exact = prompt.chunks[0][1] - first
+    for rate in RATES:
+        found = chosen(family, prompt, f"primer:decay={decay}", rate)
+        k = min(prompt.budget(rate), last - first - exact)
+        assert_best(found, scores[exact:], first + exact, k)
+
+
+def test_primer_leaves_what_is_exact_alone(family, prompt):
+    """Behind its own prefix the first chunk is the full prefill's, wherever the others stand."""
+    modules = family.engine.modules
+    prefix = Front(modules, prompt.ids[slice(*prompt.prefix)])
+    primed = Front(modules, (*prefix.ids, 7, 8, 9, 10))
+    end = prompt.chunks[0][1]
+    for fronts, spared in (([prefix], True), ([prefix, primed], True), ([primed], False)):
+        found = capture(modules, prompt, SINK, fronts=fronts)
+        assert found.headers.exact == spared
+        family.engine.cache.reserve(len(prompt) + 8)
+        for rate in (0.0, 0.2, 1.0):
+            fused = family.engine.fused_prefill(
+                prompt,
+                reader(found.kv),
+                selectors.build("primer"),
+                rate,
+                torch.Generator(),
+                headers=found.headers,
+            )
+            rows = [p for p in fused.recomputed.tolist() if p < prompt.documents[1]]
+            whole = prompt.documents[1] - (end if spared else prompt.documents[0])
+            assert len(rows) == min(prompt.budget(rate), whole)
+            assert not spared or all(row >= end for row in rows)
+        assert torch.allclose(fused.logits, family.logits(prompt.ids)[-1], atol=1e-4)
+
+
+def test_primer_asks_nothing_where_nothing_may_be_recomputed(llama):
+    prefill = fuse(llama, shaped("usual"), "primer", 0.0)
+    assert [layers for _, layers in prefill.passes] == [len(llama.engine.modules.layers)]
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize(
     "options",
@@ -99,7 +158,13 @@ def test_cached_keys_are_not_fresh_ones(llama):
 
 
 CHECKS = ("dense", "cached")
-ASKING = ["prophet", "prophet:pool=3", "debug:check=cached", "debug:check=cached:check_layer=3"]
+ASKING = [
+    "prophet",
+    "primer",
+    "prophet:pool=3",
+    "debug:check=cached",
+    "debug:check=cached:check_layer=3",
+]
 
 
 @pytest.mark.parametrize("spec", ASKING)

@@ -236,6 +236,8 @@ def test_half_precision_scores_are_refused(dtype):
         ("blend_debug", {"alpha": math.nan}, "ALPHA=nan is outside"),
         ("prophet", {"pool": 2}, "POOL=2 must be odd"),
         ("prophet", {"pool": -1}, "POOL=-1 must be odd"),
+        ("primer", {"decay": -0.1}, "DECAY=-0.1 must be a number"),
+        ("primer", {"decay": float("nan")}, "DECAY=nan must be a number"),
         ("epic", {"lego_k": -1}, "LEGO_K=-1 must be at least 0"),
     ],
 )

@@ -60,8 +60,8 @@ MUTANTS: list[Row] = [
         ("nothing is read from memory", "self.read = self.item.ready", "self.item.ready"),
         (
             "one chunk is two",
-            "engine, merged, sink, front, Path(folder)",
-            "engine, prompt, sink, front, Path(folder)",
+            "engine, merged, sink, fronts, Path(folder)",
+            "engine, prompt, sink, fronts, Path(folder)",
         ),
         (
             "r = 0 is held against r = 1",
@@ -307,11 +307,20 @@ MUTANTS: list[Row] = [
     *_in_file(
         "models/selectors/attnlink.py",
         ("tests/models/test_attnlink.py", "tests/models/test_offline_selectors.py"),
-        ("the header is not counted", "front = header if start else 0", "front = 0"),
+        (
+            "the header is not counted",
+            "front = header if start else 0",
+            "front = 0",
+        ),
         (
             "the header is counted where there is none",
             "front = header if start else 0",
             "front = header",
+        ),
+        (
+            "all chunks have the first one's header",
+            "headers.others if index else headers.first",
+            "headers.first",
         ),
         (
             "shares are multiplied by chance",
@@ -454,11 +463,16 @@ MUTANTS: list[Row] = [
             "(offset + segment.header, segment.start,",
             "(offset, segment.start,",
         ),
-        ("no header is put in front", "tuple(sink) if start > 0 else ()", "()"),
+        ("no header is put in front", "tuple(sink) if start > 0 and not fronts else ()", "()"),
         (
             "the prompt's first segment gets one, too",
-            "tuple(sink) if start > 0 else ()",
-            "tuple(sink)",
+            "tuple(sink) if start > 0 and not fronts else ()",
+            "tuple(sink) if not fronts else ()",
+        ),
+        (
+            "the first chunk stands behind what the others do",
+            "fronts[0] if index == FIRST_CHUNK else fronts[-1]",
+            "fronts[-1]",
         ),
         (
             "positions go on through a pack",
@@ -614,7 +628,7 @@ MUTANTS: list[Row] = [
         ("any item's gate serves", '        "item": item.id,\n', ""),
         (
             "a gate of another context serves",
-            '        "front": front and digest(front),\n',
+            '        "fronts": digest(fronts) if fronts else None,\n',
             "",
         ),
         (

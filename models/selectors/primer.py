@@ -1,0 +1,58 @@
+"""Ours: chunks captured in company, the question looks once, and what it needs is recomputed."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from models.errors import UserError
+from models.probe import Probe
+from models.question import group_attention
+from models.selectors.base import BaseSelector, option, top_k
+from models.selectors.prophet import document_share
+
+
+@dataclass
+class Selector(BaseSelector):
+    """Top-k of the question's attention over all layers, times (place in the chunk + 1)^-decay.
+
+    Three parts, each of which pays by itself (docs/method.md has the evidence):
+
+    - Chunks are captured behind the task's prefix and 256 tokens of other text
+      (``CONTEXT=primed:256``), the first one behind the prefix alone: its KVs are exact, and none
+      of its rows is ever chosen.
+    - The question runs ahead over the cached KVs, as in ``prophet``, and looks at the documents.
+      A chunk's first rows lack more of their context than its last ones; ``decay`` tells by how
+      much more often they are worth recomputing.
+    - The other rows get the change that the recomputed rows of their chunk have in common
+      (``CORRECT=shift``).
+
+    Cost: the question's rows through all layers, and their attention weights; nothing where the
+    budget is 0.
+    """
+
+    decay: float = option(0.4, "primer: how fast a chunk's rows lose weight with their place (0.4)")
+
+    context = "primed:256"
+    corrector = "shift"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.decay) and self.decay >= 0):
+            raise UserError(f"DECAY={self.decay} must be a number, at least 0")
+
+    def select(self, probe: Probe) -> Tensor:
+        """At most ``k`` positions; fewer where fewer rows are not exact."""
+        inexact = probe.candidates[probe.exact :]
+        if not (probe.budget and len(inexact)):
+            return probe.candidates[:0]
+        total = torch.zeros(len(probe.candidates), device=probe.device)
+        for layer in range(probe.n_layers):
+            asked = probe.question(layer)
+            total += document_share(probe, group_attention(asked.queries, asked.keys, probe.scale))
+        places = [
+            torch.arange(1, end - start + 1, device=probe.device)
+            for start, end in probe.prompt.chunks
+        ]
+        scores = total * torch.cat(places).pow(-self.decay)
+        return inexact[top_k(scores[probe.exact :], probe.budget)]
