@@ -6,6 +6,7 @@ import difflib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from data.sources import haystack
@@ -71,11 +72,12 @@ class Context:
 
     def sources(
         self, corpus: Iterable[Sequence[int]], encode: Callable[[str], list[int]]
-    ) -> list[Sequence[int]]:
-        """Texts that primers may be taken from, in order.
+    ) -> Iterable[Sequence[int]]:
+        """Texts that primers may be taken from, in order, as often as asked.
 
         Of the corpus each item's documents are one; of any other text each stretch as long as a
-        primer, so that an item which holds the first takes the next.
+        primer, so that an item which holds the first takes the next. Essays follow the corpus, and
+        are read where it does not reach.
 
         Parameters
         ----------
@@ -88,18 +90,22 @@ class Context:
         if self.kind != "primed":
             return []
         if self.text == "corpus":
-            return list(corpus)
-        text = haystack.load(None)[0] if self.text == "essay" else haystack.read(Path(self.text))
+            return _Chain(list(corpus), lambda: self._stretches("essay", encode))
+        return self._stretches(self.text, encode)
+
+    def _stretches(self, name: str, encode: Callable[[str], list[int]]) -> list[Sequence[int]]:
+        text = haystack.load(None)[0] if name == "essay" else haystack.read(Path(name))
         ids = encode(text[:TEXT])
         starts = range(0, len(ids) - self.tokens + 1, self.tokens)
         if not starts:
             raise UserError(
-                f"CONTEXT={self.label}: {self.source} has {len(ids)} tokens; give at most so many"
+                f"CONTEXT={self.label}: {Path(name).name} has {len(ids)} tokens; give at most so "
+                "many"
             )
         return [ids[start : start + max(self.tokens, RUN)] for start in starts]
 
     def fronts(
-        self, prompt: Prompt, sink: Sequence[int], sources: Sequence[Sequence[int]]
+        self, prompt: Prompt, sink: Sequence[int], sources: Iterable[Sequence[int]]
     ) -> tuple[tuple[int, ...], ...]:
         """Tokens in front of a prompt's segments; none for the sink alone.
 
@@ -123,7 +129,7 @@ class Context:
         primed = (*head, *self._primer(prompt.ids[slice(*prompt.documents)], sources))
         return (head or primed, primed)
 
-    def _primer(self, documents: Sequence[int], sources: Sequence[Sequence[int]]) -> list[int]:
+    def _primer(self, documents: Sequence[int], sources: Iterable[Sequence[int]]) -> list[int]:
         """The first tokens of the first sources that have no piece in common with the documents."""
         found: list[int] = []
         held = frozenset(_runs(documents, RUN))
@@ -141,6 +147,18 @@ class Context:
                 f"{len(found)} tokens; give fewer, or more items, or other text"
             )
         return found
+
+
+class _Chain:
+    """Texts, and others behind them that are made when they are reached."""
+
+    def __init__(self, first: list[Sequence[int]], more: Callable[[], list[Sequence[int]]]) -> None:
+        self.first = first
+        self.more = cache(more)
+
+    def __iter__(self) -> Iterator[Sequence[int]]:
+        yield from self.first
+        yield from self.more()
 
 
 def _runs(ids: Sequence[int], length: int) -> Iterator[bytes]:

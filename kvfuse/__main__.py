@@ -68,6 +68,12 @@ COMMANDS = {
         announces=False,
         places=("A", "B"),
     ),
+    "study": Command(
+        "the protocol's runs (docs/protocol.md): our method against the published ones",
+        "eval.study.__main__:main",
+        "eval.study.config:StudyConfig",
+        announces=False,
+    ),
     "gate": Command(
         "prove on MODEL and a real item that r = 1 is full prefill, and print the distances",
         "eval.gate:main",

@@ -32,6 +32,8 @@ class Selector(BaseSelector):
     per_head: bool = option(False, "debug: 1 takes a softmax of each head by itself")
     edge_corrected: bool = option(False, "debug: 1 pools over the neighbours that exist only")
 
+    context = "prefix"  # as A³'s own
+
     def __post_init__(self) -> None:
         require_layer(self.check_layer)
         check_gap_source(self.blend_gap_source)

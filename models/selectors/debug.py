@@ -35,6 +35,8 @@ class Selector(BaseSelector):
     per_head: bool = option(False, "debug: 1 takes a softmax of each head by itself")
     edge_corrected: bool = option(False, "debug: 1 pools over the neighbours that exist only")
 
+    context = "prefix"  # its authors' code captures every chunk behind the prompt's header
+
     def __post_init__(self) -> None:
         require_layer(self.check_layer)
         if self.check not in ("dense", "cached"):

@@ -1,4 +1,4 @@
-"""Ours: chunks captured in company, the question looks once, and what it needs is recomputed."""
+"""Ours: chunks captured in company, a look ahead, and more weight on the first rows of chunks."""
 
 import math
 from dataclasses import dataclass
@@ -20,22 +20,20 @@ class Selector(BaseSelector):
     Three parts, each of which pays by itself (docs/method.md has the evidence):
 
     - Chunks are captured behind the task's prefix and 256 tokens of other text
-      (``CONTEXT=primed:256``), the first one behind the prefix alone: its KVs are exact, and none
-      of its rows is ever chosen.
+      (``CONTEXT=primed:256``), since in a prompt they continue a text and do not begin one.
+    - The first chunk is captured behind the prefix alone: its KVs are exact, and none of its rows
+      is ever chosen.
     - The question runs ahead over the cached KVs, as in ``prophet``, and looks at the documents.
       A chunk's first rows lack more of their context than its last ones; ``decay`` tells by how
-      much more often they are worth recomputing.
-    - The other rows get the change that the recomputed rows of their chunk have in common
-      (``CORRECT=shift``).
+      much more they are worth recomputing.
 
     Cost: the question's rows through all layers, and their attention weights; nothing where the
     budget is 0.
     """
 
-    decay: float = option(0.4, "primer: how fast a chunk's rows lose weight with their place (0.4)")
+    decay: float = option(0.8, "primer: how fast a chunk's rows lose weight with their place (0.8)")
 
     context = "primed:256"
-    corrector = "shift"
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.decay) and self.decay >= 0):

@@ -1,0 +1,79 @@
+"""``make study``: the protocol's runs, resumed where they were left, and its claims.
+
+Run it from the repository root: ``python -m eval.study PART=test``. See docs/protocol.md.
+"""
+
+from __future__ import annotations
+
+import sys
+from chunk.build import ensure
+from pathlib import Path
+from typing import Any
+
+from eval.config import SweepConfig
+from eval.folder import digest, dumps
+from eval.runner import Warm, evaluate_dataset
+from eval.study import table
+from eval.study.claims import claims
+from eval.study.config import StudyConfig
+from eval.study.plan import Part, parts
+from eval.variants import make_variants
+from models.atomic import writing
+from stage.options import command
+from stage.session import begin
+
+
+def main(config: StudyConfig) -> None:
+    """Every sweep of the part on every model, then one table, one picture and ``study.json``."""
+    part = parts()[config.part]
+    found = {model: run(config, part, model) for model in config.models}
+    models = {str(results[0]["config"]["model"]): results for results in found.values()}
+    tested = claims(models)
+    text = [table.standing(model, results) for model, results in models.items()]
+    if tested:
+        text.append(table.primary(tested))
+    runs = {model: [r["folder"] for r in results] for model, results in models.items()}
+    folder = Path(config.outputs) / "study" / f"{config.part}-{digest(runs)}"
+    with writing(folder / "study.json") as file:
+        file.write(dumps({"part": part.model_dump(), "runs": runs, "claims": tested}))
+    with writing(folder / "study.txt") as file:
+        file.write("\n\n".join(text).encode() + b"\n")
+    from eval.study import picture  # brings matplotlib in
+
+    picture.draw(models, folder / "study.png")
+    print("\n" + "\n\n".join(text))
+    print(f"\nstudy: {folder}/study.json, study.txt, study.png")
+
+
+def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:
+    """The results of all sweeps of a part on one model, each method once."""
+    found: dict[str, dict[str, Any]] = {}
+    warm: Warm = set()
+    for sweep in part.sweeps:
+        for context in sweep.context:
+            asked = SweepConfig(
+                model=model,
+                dataset=config.dataset or part.dataset,
+                skip=part.skip,
+                limit=config.limit or part.limit,
+                reuse=sweep.reuse,
+                rate=sweep.rate,
+                context=context,
+                correct=sweep.correct,
+                deviation=False,
+                inputs=config.inputs,
+                kvs=config.kvs,
+                outputs=config.outputs,
+                device=config.device,
+                dtype=config.dtype,
+                backend=config.backend,
+                threads=config.threads,
+            )
+            for session in begin(asked, ensure):
+                results = evaluate_dataset(session, asked, make_variants(asked), warm)
+                found |= {result["folder"]: result for result in results}
+    return list(found.values())
+
+
+if __name__ == "__main__":
+    sys.exit(command("study", StudyConfig, main))
