@@ -135,12 +135,12 @@ class Context:
         held = frozenset(_runs(documents, RUN))
         for source in sources:
             room = self.tokens - len(found)
-            if room == 0:
-                break
             piece = source[: max(room, RUN)]
             own = held if len(piece) >= RUN else frozenset(_runs(documents, len(piece)))
             if own.isdisjoint(_runs(piece, min(RUN, len(piece)))):
                 found += piece[:room]
+            if len(found) == self.tokens:
+                break
         if len(found) < self.tokens:
             raise UserError(
                 f"CONTEXT={self.label}: what an item does not hold itself of {self.source} makes "

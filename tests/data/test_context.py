@@ -22,9 +22,14 @@ def item(documents: list[int], prefix: list[int] | None = None) -> Prompt:
     return Prompt.join([1, 2] if prefix is None else prefix, chunks, [7])
 
 
+def no_essays(text: str) -> list[int]:
+    """Tokens of essays, where a test has none: a corpus that is too small has nothing behind it."""
+    return []
+
+
 def primer(context: str, documents: list[int], corpus: list[list[int]]) -> list[int]:
     chosen = Context.parse(context)
-    first, front = chosen.fronts(item(documents), SINK, chosen.sources(corpus, list))
+    first, front = chosen.fronts(item(documents), SINK, chosen.sources(corpus, no_essays))
     assert first == front[:2] == (1, 2)
     return list(front[2:])
 
@@ -127,10 +132,30 @@ def test_a_short_text_that_the_item_holds():
 
 def test_too_little_text_is_said():
     corpus = [text(0, 90), text(1, 60)]
-    with pytest.raises(UserError, match=r"primed:100: what an item does not hold.* 60 tokens"):
-        primer("primed:100", corpus[0], corpus)
-    with pytest.raises(UserError, match="corpus makes 0 tokens"):
-        primer("primed:1", corpus[0], corpus[:1])
+    for context, found in (("primed:100", corpus), ("primed:1", corpus[:1])):
+        with pytest.raises(UserError, match=f"CONTEXT={context}: essay has 0 tokens"):
+            primer(context, corpus[0], found)
+
+
+def test_essays_go_on_where_the_corpus_ends():
+    """They are read when they are reached, once for all items."""
+    corpus, essays, read = [text(0, 90), text(1, 60)], text(2, 500), []
+
+    def encode(essay: str) -> list[int]:
+        read.append(essay)
+        return essays
+
+    chosen = Context.parse("primed:100")
+    sources = chosen.sources(corpus, encode)
+    for documents, wanted in (
+        (text(7, 80), corpus[0] + corpus[1][:10]),
+        (corpus[1], corpus[0] + essays[:10]),
+        (corpus[0], corpus[1] + essays[:40]),
+        (corpus[0] + essays[:40], corpus[1] + essays[100:140]),
+    ):
+        assert list(chosen.fronts(item(documents), SINK, sources)[1][2:]) == wanted
+    assert len(read) == 1
+    assert Context.parse("primed:60").sources([], encode) is not None
 
 
 @pytest.mark.parametrize("length", [8, 50])

@@ -141,7 +141,7 @@ def test_a_text_of_ones_own(place, tmp_path):
         ("primed:abc", "CONTEXT=primed:abc: say how many tokens, 1 or more"),
         ("primed:-4", "say how many tokens"),
         ("primed:9:essai", "did you mean essay?"),
-        ("primed:100000", "CONTEXT=primed:100000: what an item does not hold itself of corpus"),
+        ("primed:9000000", "CONTEXT=primed:9000000: essay has"),
     ],
 )
 def test_what_cannot_stand_in_front(ready, stage, context, says):
