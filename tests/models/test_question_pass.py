@@ -99,7 +99,13 @@ def test_cached_keys_are_not_fresh_ones(llama):
 
 
 CHECKS = ("dense", "cached")
-ASKING = ["prophet", "prophet:pool=3", "debug:check=cached", "debug:check=cached:check_layer=3"]
+ASKING = [
+    "prophet",
+    "prophet:pool=3",
+    "infoflow",
+    "debug:check=cached",
+    "debug:check=cached:check_layer=3",
+]
 
 
 @pytest.mark.parametrize("spec", ASKING)

@@ -13,7 +13,7 @@ from tests.models.selector_references import EVERY_SELECTOR
 
 def test_every_method_of_the_table_is_there():
     wanted = "no full cat random epic tail_ratio blend debug blend_debug attnlink"
-    wanted += " surprisal_chunk prophet oracle_kv oracle_attn"
+    wanted += " surprisal_chunk prophet infoflow oracle_kv oracle_attn"
     assert selectors.names() == sorted(wanted.split())
 
 
