@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from data.sources import haystack
 from models.errors import UserError
-from models.prompt import Prompt
+from models.prompt import Each, Prompt
 
-KINDS = ("sink", "prefix", "primed")
-FORMS = "sink, prefix or primed:<tokens>[:corpus|:essay|:<text file>]"
+KINDS = ("sink", "prefix", "primed", "related")
+FORMS = "sink, prefix, primed:<tokens>[:corpus|:essay|:<text file>] or related:<tokens>"
 RUN = 32  # so many tokens in a row, and two texts are taken to have a piece in common
 TEXT = 1 << 20  # characters of a text that primers are taken from
 
@@ -25,7 +27,8 @@ class Context:
     Attributes
     ----------
     kind : ``sink``, the first token of the prompt's header; ``prefix``, the item's own prefix;
-        ``primed``, the prefix and other text.
+        ``primed``, the prefix and other text; ``related``, the prefix and the item's own chunks
+        that are most like the one behind them.
     tokens : of other text. text : whence it is: ``corpus``, ``essay`` or a file's path.
     """
 
@@ -41,12 +44,16 @@ class Context:
             near = difflib.get_close_matches(kind, KINDS, 1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"CONTEXT={given} is unknown: {hint}Give {FORMS}")
-        if kind != "primed":
+        if kind in ("sink", "prefix"):
             if rest:
                 raise UserError(f"CONTEXT={given}: {kind} takes nothing after it; give {FORMS}")
             return cls(kind)
         if not (rest and rest[0].isascii() and rest[0].isdigit() and int(rest[0])):
-            raise UserError(f"CONTEXT={given}: say how many tokens, 1 or more: primed:256")
+            raise UserError(f"CONTEXT={given}: say how many tokens, 1 or more: {kind}:256")
+        if kind == "related":
+            if len(rest) > 1:
+                raise UserError(f"CONTEXT={given}: related takes tokens alone; give {FORMS}")
+            return cls(kind, int(rest[0]))
         text = rest[1] if len(rest) > 1 else "corpus"
         if text not in ("corpus", "essay"):
             path = Path(text).expanduser().resolve()
@@ -60,6 +67,8 @@ class Context:
     @property
     def label(self) -> str:
         """As it is named in tables: a file without its folder."""
+        if self.kind == "related":
+            return f"related:{self.tokens}"
         if self.kind != "primed":
             return self.kind
         return f"primed:{self.tokens}" + ("" if self.text == "corpus" else f":{self.source}")
@@ -100,10 +109,11 @@ class Context:
 
     def front(
         self, prompt: Prompt, sink: Sequence[int], sources: Sequence[Sequence[int]]
-    ) -> tuple[int, ...] | None:
-        """Tokens in front of a prompt's chunks; None for the sink alone.
+    ) -> tuple[int, ...] | Each | None:
+        """Tokens in front of a prompt's chunks, of each where they differ; None for the sink alone.
 
-        The sink stands for a prefix that is empty.
+        The sink stands for a prefix that is empty. The question is no chunk that others are like:
+        of ``related`` it gets the prefix only.
 
         Parameters
         ----------
@@ -116,6 +126,9 @@ class Context:
         if self.kind == "sink":
             return None
         head = prompt.ids[slice(*prompt.prefix)] or tuple(sink)
+        if self.kind == "related":
+            chunks = [prompt.ids[slice(*span)] for span in prompt.chunks]
+            return Each((*((*head, *text) for text in related(chunks, self.tokens)), head))
         return (*head, *self._primer(prompt.ids[slice(*prompt.documents)], sources)) or None
 
     def _primer(self, documents: Sequence[int], sources: Sequence[Sequence[int]]) -> list[int]:
@@ -136,6 +149,36 @@ class Context:
                 f"{len(found)} tokens; give fewer, or more items, or other text"
             )
         return found
+
+
+def related(chunks: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """For each chunk so many tokens of the others, the most similar first, each from its beginning.
+
+    Fewer where the others hold no more. Similarity is the cosine of token counts, each weighed by
+    log(1 + n / number of chunks that hold it); ties go to the earlier chunk.
+
+    After FusionRAG (Wang et al., 2026, arXiv:2601.12904), which encodes every chunk of a knowledge
+    base behind those most similar to it, by an embedding model. Here the knowledge base is the
+    item's own documents, so that what stands in front is of the prompt that it will be used in.
+    """
+    holding = Counter(token for chunk in chunks for token in set(chunk))
+    weighed = [
+        {t: n * math.log1p(len(chunks) / holding[t]) for t, n in Counter(chunk).items()}
+        for chunk in chunks
+    ]
+    lengths = [math.hypot(*vector.values()) for vector in weighed]
+
+    def likeness(a: int, b: int) -> float:
+        shared = weighed[a].keys() & weighed[b].keys()
+        product = math.fsum(weighed[a][t] * weighed[b][t] for t in shared)
+        return product / (lengths[a] * lengths[b]) if product else 0.0
+
+    found = []
+    for i in range(len(chunks)):
+        others = [j for j in range(len(chunks)) if j != i]
+        others.sort(key=lambda j, i=i: (-likeness(i, j), j))  # type: ignore[misc]
+        found.append([token for j in others for token in chunks[j]][:tokens])
+    return found
 
 
 def _runs(ids: Sequence[int], length: int) -> Iterator[bytes]:

@@ -22,7 +22,7 @@ from models.correctors import BaseCorrector
 from models.engine import Engine, Prefill
 from models.gate import reader
 from models.kv.capture import Captured, capture
-from models.kv.front import Front
+from models.kv.front import Fronts
 from models.load.tokenizer import Frame, encode, frame
 from models.load.weights import LoadedModel, load
 from models.prompt import Prompt
@@ -65,7 +65,7 @@ class Model:
         tokenizer = self.unloaded.tokenizer
         sources = chosen.sources([], lambda text: encode(tokenizer, text, foreign=True))
         ids = chosen.front(prompt, self.frame.sink, sources)
-        front = Front(modules, ids) if ids else None
+        front = Fronts(modules).of(ids)
         return capture(modules, prompt, self.frame.sink, scores, front)
 
     def full_prefill(self, prompt: Prompt) -> Prefill:

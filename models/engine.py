@@ -182,7 +182,7 @@ class Engine:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
-        header: int = 0,
+        header: int | Sequence[int] = 0,
         corrector: BaseCorrector | None = None,
     ) -> Prefill:
         """Cached KVs, with the selected positions recomputed in context.
@@ -196,7 +196,8 @@ class Engine:
         scores : name → float32 ``[N]``, scores found offline, read when a selector asks for them.
         truth : the item's full prefill, from :meth:`observe`; for oracles.
         item_id : its name, for a selector that is told positions by item.
-        header : tokens in front of a chunk when it was captured; offline scores knew them.
+        header : tokens in front of a chunk when it was captured, or of each; offline scores knew
+            them.
         corrector : what changes the other rows of chunks, in the layers that run after the choice.
 
         Raises

@@ -21,8 +21,8 @@ from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
 from models.kv.capture import capture
-from models.kv.front import Front
-from models.prompt import Prompt
+from models.kv.front import Fronts
+from models.prompt import Each, Prompt
 from models.selectors import make
 from models.timing import Stopwatch
 
@@ -87,13 +87,13 @@ class _Stored:
         engine: Engine,
         prompt: Prompt,
         sink: Sequence[int],
-        front: Sequence[int] | None,
+        front: tuple[int, ...] | Each | None,
         folder: Path,
     ) -> None:
         self.engine, self.prompt = engine, prompt
         modules = engine.modules
         meta = store.describe(modules, prompt, model="", weights="", tokenizer="", chunking={})
-        before = Front(modules, front) if front else None
+        before = Fronts(modules).of(front)
         store.write(folder, capture(modules, prompt, sink, front=before), meta)
         self.item = store.StoredItem(folder, meta, "make gate")
         self.read = self.item.cold
@@ -115,7 +115,10 @@ class _Stored:
 
 
 def run(
-    engine: Engine, prompt: Prompt, sink: Sequence[int], front: Sequence[int] | None = None
+    engine: Engine,
+    prompt: Prompt,
+    sink: Sequence[int],
+    front: tuple[int, ...] | Each | None = None,
 ) -> Gate:
     """Run gates 1 to 3 on one item, cut to ``MAX_TOKENS`` tokens of documents.
 
@@ -123,9 +126,12 @@ def run(
 
     Parameters
     ----------
-    sink : tokens put in front of a chunk that is captured alone. front : those instead of it.
+    sink : tokens put in front of a chunk that is captured alone. front : those instead of it, or
+        those of each segment behind the prefix.
     """
     prompt = shorten(prompt)
+    parts_front = front.of(len(prompt.chunks)) if isinstance(front, Each) else front
+    whole_front = Each(((), front[-1])) if isinstance(front, Each) else front
     merged = Prompt.join(
         [], [prompt.ids[: prompt.question[0]]], prompt.ids[slice(*prompt.question)]
     )
@@ -150,11 +156,11 @@ def run(
 
         @cache
         def parts() -> _Stored:
-            return _Stored(engine, prompt, sink, front, Path(folder) / "parts")
+            return _Stored(engine, prompt, sink, parts_front, Path(folder) / "parts")
 
         @cache
         def whole() -> _Stored:
-            return _Stored(engine, merged, sink, front, Path(folder) / "whole")
+            return _Stored(engine, merged, sink, whole_front, Path(folder) / "whole")
 
         @cache
         def full() -> Outcome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
 import torch
@@ -84,7 +84,8 @@ class Probe:
     rate, budget : ``r``, and ``k``, how many document positions may be recomputed.
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
-    header : tokens that stood in front of a chunk when it was captured alone.
+    header : tokens that stood in front of a chunk when it was captured alone; of each chunk, where
+        they differ.
     n_layers, scale : of the model; attention logits are multiplied by ``scale``.
     flight : the rows in flight once a layer was checked, else None; the engine goes on with it.
     """
@@ -100,7 +101,7 @@ class Probe:
         scores: Callable[[str], Tensor] | None = None,
         truth: Truth | None = None,
         item_id: str = "",
-        header: int = 0,
+        header: int | Sequence[int] = 0,
     ) -> None:
         self.item_id = item_id
         self.header = header

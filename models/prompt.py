@@ -11,6 +11,14 @@ from itertools import pairwise
 Span = tuple[int, int]
 
 
+class Each(tuple[tuple[int, ...], ...]):
+    """Tokens in front of each segment behind the prefix, in order, where they are not the same."""
+
+    def of(self, chunks: int) -> Each:
+        """Those of the first so many chunks, and of the question."""
+        return Each((*self[:chunks], self[-1]))
+
+
 @dataclass(frozen=True)
 class Prompt:
     """The assembled prompt of one item.

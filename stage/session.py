@@ -32,6 +32,7 @@ from models.load.settings import (
 )
 from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
+from models.prompt import Each
 from models.sealed import digest
 from stage import environment
 from stage.config import InputsConfig, ModelConfig
@@ -163,7 +164,7 @@ class Session:
         return Context.parse(self.config.context)
 
     @cached_property
-    def fronts(self) -> dict[str, tuple[int, ...] | None]:
+    def fronts(self) -> dict[str, tuple[int, ...] | Each | None]:
         """Tokens in front of each item's chunks, by item id; None for the sink alone.
 
         Raises
@@ -180,18 +181,28 @@ class Session:
             for item, prompt in prompts.items()
         }
         for item, front in found.items():
-            longest = max(end - start for start, end in prompts[item].segments[1:])
-            if front and len(front) + longest > self.weights.max_positions:
+            spans = prompts[item].segments[1:]
+            own = front if isinstance(front, Each) else [front or ()] * len(spans)
+            before, length = max(
+                ((len(ids), end - start) for (start, end), ids in zip(spans, own, strict=True)),
+                key=sum,
+            )
+            if before and before + length > self.weights.max_positions:
                 raise UserError(
-                    f"CONTEXT={self.context.label}: item {item} has {len(front)} tokens in front "
-                    f"of {longest}, and the model holds {self.weights.max_positions}; give fewer "
+                    f"CONTEXT={self.context.label}: item {item} has {before} tokens in front "
+                    f"of {length}, and the model holds {self.weights.max_positions}; give fewer "
                     "tokens, or a smaller CHUNK_SIZE"
                 )
         return found
 
-    def header(self, item: Item) -> int:
-        """How many tokens stand in front of an item's chunks when they are captured."""
+    def header(self, item: Item) -> int | list[int]:
+        """How many tokens stand in front of an item's chunks when they are captured.
+
+        Those of each chunk where they differ.
+        """
         front = self.fronts[item.id]
+        if isinstance(front, Each):
+            return [len(ids) for ids in front[:-1]]
         return len(self.inputs.sink if front is None else front)
 
     @cached_property

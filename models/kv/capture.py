@@ -16,7 +16,7 @@ from models.finite import require_finite
 from models.kv.front import Behind, Front
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
-from models.prompt import Prompt
+from models.prompt import Each, Prompt
 
 PACK_TOKENS = 4096
 LOGIT_ROWS = 512
@@ -50,7 +50,7 @@ def capture(
     prompt: Prompt,
     sink: Sequence[int],
     scores: Collection[str] = (),
-    front: Front | None = None,
+    front: Front | Each | None = None,
 ) -> Captured:
     """Encode each segment of ``prompt`` by itself, one forward per segment.
 
@@ -62,7 +62,8 @@ def capture(
     Parameters
     ----------
     front : stands before a segment in the place of ``sink``: its KVs are there already, and a
-        segment's positions go on behind it.
+        segment's positions go on behind it. Where each segment has its own, they are run one by one
+        and not kept.
 
     Raises
     ------
@@ -75,15 +76,29 @@ def capture(
         header = tuple(sink) if start > 0 else ()
         if end > start:
             segments.append(_Segment(header + prompt.ids[start:end], len(header), start))
-    behind = [segment for segment in segments if front and segment.start > 0]
-    alone = [segment for segment in segments if not front or segment.start == 0]
-    for group, before in ((alone, None), (behind, front)):
+    for group, before in _behind(modules, prompt, segments, front):
         for pack in _packs(group, len(before or ())):
             _forward(modules, pack, kv, found, before)
     require_finite(kv, "the captured KVs")
     for name, values in found.items():
         require_finite(values, f"the {name} scores")
     return Captured(kv, found)
+
+
+def _behind(
+    modules: Modules, prompt: Prompt, segments: list[_Segment], front: Front | Each | None
+) -> Iterator[tuple[list[_Segment], Front | None]]:
+    """Segments with what stands before them; what begins the prompt has nothing before it."""
+    own: dict[int, tuple[int, ...]] = {}
+    if isinstance(front, Each):
+        spans = zip(prompt.segments[1:], front, strict=True)
+        own = {start: ids for (start, end), ids in spans if start and end > start and ids}
+    shared = None if isinstance(front, Each) else front
+    yield [s for s in segments if s.start == 0 or not (shared or s.start in own)], None
+    yield [s for s in segments if s.start > 0 and shared], shared
+    for segment in segments:
+        if segment.start in own:
+            yield [segment], Front(modules, own[segment.start])
 
 
 def _packs(segments: list[_Segment], front: int) -> Iterator[list[_Segment]]:

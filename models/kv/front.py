@@ -13,6 +13,7 @@ from torch import Tensor
 from models.attention.registry import segments_for
 from models.finite import require_finite
 from models.modules import Modules
+from models.prompt import Each
 
 KEPT = 4  # fronts in memory: a data set has one, and some for the items that it was taken from
 
@@ -56,9 +57,14 @@ class Fronts:
         self._modules = modules
         self._kept: OrderedDict[tuple[int, ...], Front] = OrderedDict()
 
-    def of(self, ids: tuple[int, ...] | None) -> Front | None:
-        """The front of these tokens; none where a sink stands in front."""
-        if ids is None:
+    def of(self, ids: tuple[int, ...] | Each | None) -> Front | Each | None:
+        """The front of these tokens; none where a sink stands in front.
+
+        Where each segment has its own, nothing is shared: capture runs them as it comes to them.
+        """
+        if isinstance(ids, Each):
+            return ids
+        if not ids:
             return None
         found = self._kept.pop(ids, None)
         self._kept[ids] = found or Front(self._modules, ids)

@@ -6,6 +6,7 @@ was encoded with sinks of its own, and in the whole prompt they compete.
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -95,16 +96,17 @@ class Selector(BaseSelector):
         return torch.cat([sinks, torch.arange(*probe.prompt.question, device=probe.device)])
 
 
-def by_chance(prompt: Prompt, kind: str, header: int) -> Tensor:
+def by_chance(prompt: Prompt, kind: str, header: int | Sequence[int]) -> Tensor:
     """What each document token draws of its chunk's attention by chance, float64 ``[|S|]``.
 
-    A share is one of all n rows of a segment, those of the ``header`` in front of a chunk among
-    them. ``length``: 1/n. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the j-th of n, what uniform causal
-    attention gives it.
+    A share is one of all n rows of a segment, those of the ``header`` in front of a chunk (of each
+    chunk, where they differ) among them. ``length``: 1/n. ``place``: (1/n)·Σ_{i≥j} 1/(i+1) of the
+    j-th of n, what uniform causal attention gives it.
     """
     shares = []
-    for start, end in prompt.chunks:
-        front = header if start else 0  # what begins the prompt was captured without one
+    headers = [header] * len(prompt.chunks) if isinstance(header, int) else header
+    for (start, end), before in zip(prompt.chunks, headers, strict=True):
+        front = before if start else 0  # what begins the prompt was captured without one
         if kind == "length":
             n = max(front + end - start, 1)
             shares.append(torch.full((end - start,), 1 / n, dtype=torch.float64))

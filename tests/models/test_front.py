@@ -16,6 +16,7 @@ from models.kv.capture import capture
 from models.kv.front import KEPT, Front, Fronts
 from models.kv.rotary import rotate_keys_
 from models.modules import Modules
+from models.prompt import Each
 from models.selectors import attnlink, build
 from tests.conftest import Family, random_prompt
 from tests.conftest import build as build_model
@@ -68,6 +69,51 @@ def test_a_segment_is_what_the_library_makes_of_it_behind_its_front(family, kind
         weights = eager(family.name)(torch.tensor([tokens]), output_attentions=True).attentions
         drawn = torch.stack(weights).double().mean((0, 1, 2, 3))[len(front) :].float()
         assert torch.allclose(found.scores["sinks"][start:end], drawn, atol=1e-5)
+
+
+def each(prompt) -> Each:
+    """Fronts of other lengths for every segment behind the prefix."""
+    prefix = prompt.ids[slice(*prompt.prefix)]
+    return Each((*prefix, *PRIMER[i : 12 * i]) for i in range(len(prompt.segments) - 1))
+
+
+@pytest.mark.parametrize("backend", ["native", "sdpa"])
+@pytest.mark.parametrize("prefix", [0, 9])
+def test_every_segment_may_have_a_front_of_its_own(family, backend, prefix):
+    prompt = random_prompt(prefix, [40, 1, 0, 33], 17)
+    modules = Modules(build_model(family.name), backend)
+    fronts = each(prompt)
+    found = capture(modules, prompt, [5], ["surprisal", "sinks"], fronts)
+    for (start, end), ids in zip(prompt.segments, ((), *fronts), strict=True):
+        if start == end:
+            continue
+        front = ids if start > 0 else ()
+        tokens = (*front, *prompt.ids[start:end])
+        wanted, logits = together(family, tokens, len(front))
+        ours = rotated(family, found.kv[:, :, :, start:end], len(front))
+        assert torch.allclose(ours, wanted, atol=1e-4)
+        surprise = cross_entropy(
+            logits[:-1], torch.tensor(prompt.ids[start + 1 : end]).long(), reduction="none"
+        )
+        assert torch.allclose(found.scores["surprisal"][start + 1 : end], surprise, atol=1e-3)
+        weights = eager(family.name)(torch.tensor([tokens]), output_attentions=True).attentions
+        drawn = torch.stack(weights).double().mean((0, 1, 2, 3))[len(front) :].float()
+        assert torch.allclose(found.scores["sinks"][start:end], drawn, atol=1e-5)
+
+
+def test_the_same_front_for_each_is_one_for_all(family, prompt):
+    modules, ids = family.engine.modules, before("primed", prompt)
+    shared = capture(modules, prompt, SINK, ["sinks"], Front(modules, ids))
+    own = capture(modules, prompt, SINK, ["sinks"], Each([ids] * (len(prompt.segments) - 1)))
+    assert torch.allclose(own.kv, shared.kv, atol=1e-4)
+    assert torch.allclose(own.scores["sinks"], shared.scores["sinks"], atol=1e-6)
+
+
+def test_the_gates_pass_where_every_segment_has_its_own_front(family, prompt):
+    outcome = gate.run(family.engine, prompt, SINK, each(prompt))
+    assert outcome.passed, outcome
+    long = random_prompt(9, [700, 700, 300], 17)  # cut to fewer chunks for its gate
+    assert gate.run(family.engine, long, SINK, each(long)).passed
 
 
 def test_the_first_chunk_behind_its_prefix_is_that_of_the_full_prefill(family, prompt):
@@ -170,6 +216,11 @@ def test_a_model_without_preference_draws_by_chance_behind_a_front(prompt):
     found = capture(modules, prompt, SINK, ["sinks"], Front(modules, ids)).scores["sinks"]
     drawn = found[slice(*prompt.documents)].double()
     shares = attnlink.by_chance(prompt, "place", len(ids))
+    assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
+    own = each(prompt)
+    drawn = capture(modules, prompt, SINK, ["sinks"], own).scores["sinks"]
+    shares = attnlink.by_chance(prompt, "place", [len(ids) for ids in own[:-1]])
+    drawn = drawn[slice(*prompt.documents)].double()
     assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
 
 
