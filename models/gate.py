@@ -35,6 +35,8 @@ METHODS = (
     ("debug", correctors.NONE),
     ("blend", correctors.NONE),
     ("random", "shift"),
+    ("random", "ridge"),
+    ("random", "lowrank"),
 )
 RATES = (0.0, 0.15, 0.5)
 
