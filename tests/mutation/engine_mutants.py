@@ -60,8 +60,8 @@ MUTANTS: list[Row] = [
         ("nothing is read from memory", "self.read = self.item.ready", "self.item.ready"),
         (
             "one chunk is two",
-            "engine, merged, sink, front, Path(folder)",
-            "engine, prompt, sink, front, Path(folder)",
+            "engine, merged, sink, whole_front, Path(folder)",
+            "engine, prompt, sink, parts_front, Path(folder)",
         ),
         (
             "r = 0 is held against r = 1",
@@ -307,11 +307,11 @@ MUTANTS: list[Row] = [
     *_in_file(
         "models/selectors/attnlink.py",
         ("tests/models/test_attnlink.py", "tests/models/test_offline_selectors.py"),
-        ("the header is not counted", "front = header if start else 0", "front = 0"),
+        ("the header is not counted", "front = before if start else 0", "front = 0"),
         (
             "the header is counted where there is none",
-            "front = header if start else 0",
-            "front = header",
+            "front = before if start else 0",
+            "front = before",
         ),
         (
             "shares are multiplied by chance",
