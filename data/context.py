@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -13,8 +15,8 @@ from data.sources import haystack
 from models.errors import UserError
 from models.prompt import Prompt
 
-KINDS = ("sink", "prefix", "primed")
-FORMS = "sink, prefix or primed:<tokens>[:corpus|:essay|:<text file>]"
+KINDS = ("sink", "prefix", "primed", "related")
+FORMS = "sink, prefix, primed:<tokens>[:corpus|:essay|:<text file>] or related:<tokens>"
 RUN = 32  # so many tokens in a row, and two texts are taken to have a piece in common
 TEXT = 1 << 20  # characters of a text that primers are taken from
 
@@ -26,7 +28,8 @@ class Context:
     Attributes
     ----------
     kind : ``sink``, the first token of the prompt's header; ``prefix``, the item's own prefix;
-        ``primed``, the prefix and other text, but for the first chunk the prefix alone.
+        ``primed``, the prefix and other text, but for the first chunk the prefix alone;
+        ``related``, the prefix and the item's own chunks that are most like the one behind them.
     tokens : of other text. text : whence it is: ``corpus``, ``essay`` or a file's path.
     """
 
@@ -42,12 +45,16 @@ class Context:
             near = difflib.get_close_matches(kind, KINDS, 1)
             hint = f"did you mean {near[0]}? " if near else ""
             raise UserError(f"CONTEXT={given} is unknown: {hint}Give {FORMS}")
-        if kind != "primed":
+        if kind in ("sink", "prefix"):
             if rest:
                 raise UserError(f"CONTEXT={given}: {kind} takes nothing after it; give {FORMS}")
             return cls(kind)
         if not (rest and rest[0].isascii() and rest[0].isdigit() and int(rest[0])):
-            raise UserError(f"CONTEXT={given}: say how many tokens, 1 or more: primed:256")
+            raise UserError(f"CONTEXT={given}: say how many tokens, 1 or more: {kind}:256")
+        if kind == "related":
+            if len(rest) > 1:
+                raise UserError(f"CONTEXT={given}: related takes tokens alone; give {FORMS}")
+            return cls(kind, int(rest[0]))
         text = rest[1] if len(rest) > 1 else "corpus"
         if text not in ("corpus", "essay"):
             path = Path(text).expanduser().resolve()
@@ -61,6 +68,8 @@ class Context:
     @property
     def label(self) -> str:
         """As it is named in tables: a file without its folder."""
+        if self.kind == "related":
+            return f"related:{self.tokens}"
         if self.kind != "primed":
             return self.kind
         return f"primed:{self.tokens}" + ("" if self.text == "corpus" else f":{self.source}")
@@ -109,9 +118,10 @@ class Context:
     ) -> tuple[tuple[int, ...], ...]:
         """Tokens in front of a prompt's segments; none for the sink alone.
 
-        One for all of them, or two: the first chunk's and the others'. A primer stands before the
-        others only: the first chunk has the prefix in front of it in every prompt, so behind that
-        alone its KVs are exact. The sink stands for a prefix that is empty.
+        The first chunk's, the next one's and so on; the last are for all that are left. A primer
+        stands before all chunks but the first: that one has the prefix in front of it in every
+        prompt, so behind that alone its KVs are exact. The sink stands for a prefix that is empty.
+        The question is no chunk that others are like: of ``related`` it gets the prefix only.
 
         Parameters
         ----------
@@ -126,6 +136,9 @@ class Context:
         head = prompt.ids[slice(*prompt.prefix)] or tuple(sink)
         if self.kind == "prefix":
             return (head,) if head else ()
+        if self.kind == "related":
+            chunks = [prompt.ids[slice(*span)] for span in prompt.chunks]
+            return (*((*head, *text) for text in related(chunks, self.tokens)), head)
         primed = (*head, *self._primer(prompt.ids[slice(*prompt.documents)], sources))
         return (head or primed, primed)
 
@@ -159,6 +172,36 @@ class _Chain:
     def __iter__(self) -> Iterator[Sequence[int]]:
         yield from self.first
         yield from self.more()
+
+
+def related(chunks: Sequence[Sequence[int]], tokens: int) -> list[list[int]]:
+    """For each chunk so many tokens of the others, the most similar first, each from its beginning.
+
+    Fewer where the others hold no more. Similarity is the cosine of token counts, each weighed by
+    log(1 + n / number of chunks that hold it); ties go to the earlier chunk.
+
+    After FusionRAG (Wang et al., 2026, arXiv:2601.12904), which encodes every chunk of a knowledge
+    base behind those most similar to it, by an embedding model. Here the knowledge base is the
+    item's own documents, so that what stands in front is of the prompt that it will be used in.
+    """
+    holding = Counter(token for chunk in chunks for token in set(chunk))
+    weighed = [
+        {t: n * math.log1p(len(chunks) / holding[t]) for t, n in Counter(chunk).items()}
+        for chunk in chunks
+    ]
+    lengths = [math.hypot(*vector.values()) for vector in weighed]
+
+    def likeness(a: int, b: int) -> float:
+        shared = weighed[a].keys() & weighed[b].keys()
+        product = math.fsum(weighed[a][t] * weighed[b][t] for t in shared)
+        return product / (lengths[a] * lengths[b]) if product else 0.0
+
+    found = []
+    for i in range(len(chunks)):
+        others = [j for j in range(len(chunks)) if j != i]
+        others.sort(key=lambda j, i=i: (-likeness(i, j), j))  # type: ignore[misc]
+        found.append([token for j in others for token in chunks[j]][:tokens])
+    return found
 
 
 def _runs(ids: Sequence[int], length: int) -> Iterator[bytes]:

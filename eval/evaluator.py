@@ -17,6 +17,7 @@ from data.inputs import Item
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
 from eval.kept import KeptAnswers
+from eval.metrics.decisions import same_decision
 from eval.metrics.scores import score
 from eval.variants import Variant
 from models.answers import Answer, NoAnswer
@@ -103,6 +104,7 @@ class Pending:
     ----------
     record : what will be kept, without ``prediction`` and scores.
     answer : in the making beside others; ``tokens`` where it is known already.
+    full : the full prefill's answer.
     """
 
     item: Item
@@ -110,6 +112,7 @@ class Pending:
     record: dict[str, Any]
     answer: Answer | None
     tokens: list[int]
+    full: str
 
     @property
     def done(self) -> bool:
@@ -284,7 +287,7 @@ class Evaluator:
         if answer and answer.buffer is None:
             with self.ledger.charge("decode"):
                 self.engine.together.finish(answer)
-        return Pending(item, variant, record, answer, tokens)
+        return Pending(item, variant, record, answer, tokens, reference.text)
 
     def complete(self, pending: Pending) -> dict[str, Any]:
         """Everything that is kept of one item under one method, once its answer is there.
@@ -298,6 +301,13 @@ class Evaluator:
         with self.ledger.charge("score"), _named(_name(item, f"method {pending.variant.spec}")):
             text, points = self._score(item, tokens)
             record |= {"prediction": text, "score": points}
+            record["same_decision"] = same_decision(
+                text,
+                pending.full,
+                item.answers,
+                first_line=self.dataset.first_line,
+                all_classes=item.row["all_classes"],
+            )
             record["extra_scores"] = self._extra_scores(item, text)
             _require_finite(record)
         return record

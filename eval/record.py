@@ -38,6 +38,7 @@ class Record(BaseModel):
     kl_first: float
     kl_mean: float
     top1_agreement: float
+    same_decision: bool | None = None
     delta_kv: list[float] | None
     delta_attn: list[float] | None
     ttft_ms: dict[str, float | None]

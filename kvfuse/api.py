@@ -22,7 +22,7 @@ from models.correctors import BaseCorrector
 from models.engine import Engine, Prefill
 from models.gate import reader
 from models.kv.capture import Captured, capture
-from models.kv.front import Front
+from models.kv.front import Fronts
 from models.load.tokenizer import Frame, encode, frame
 from models.load.weights import LoadedModel, load
 from models.prompt import Prompt
@@ -64,7 +64,7 @@ class Model:
         chosen, modules = Context.parse(context), self.engine.modules
         tokenizer = self.unloaded.tokenizer
         sources = chosen.sources([], lambda text: encode(tokenizer, text, foreign=True))
-        fronts = [Front(modules, ids) for ids in chosen.fronts(prompt, self.frame.sink, sources)]
+        fronts = Fronts(modules).of(chosen.fronts(prompt, self.frame.sink, sources))
         return capture(modules, prompt, self.frame.sink, scores, fronts)
 
     def full_prefill(self, prompt: Prompt) -> Prefill:

@@ -80,10 +80,18 @@ class Correction:
                     at = chunk.positions
                     return unrotated(gap, self.cos[at], self.sin[at])
 
-                told = Change(layer, len(chunk.positions), change)
                 span = slice(chunk.start, chunk.end)
-                for kind, common in self.corrector.correct(told).items():
-                    added = common[:, None]
+
+                def whole(kind: int, span: slice = span) -> Tensor:
+                    rows = cached[kind][:, span].float()
+                    if kind != KEYS:
+                        return rows
+                    return unrotated(rows, self.cos[span], self.sin[span])
+
+                at = chunk.positions - chunk.start
+                told = Change(layer, len(at), change, at, whole)
+                for kind, found in self.corrector.correct(told).items():
+                    added = found if found.dim() == 3 else found[:, None]
                     if kind == KEYS:
                         added = rotated(added, self.cos[span], self.sin[span])
                     # Recomputed rows get it too: they are overwritten next, and a slice is quicker.

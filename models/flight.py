@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+
 import torch
 from torch import Tensor
 
@@ -68,6 +70,30 @@ class Flight:
         if len(positions) < len(self.positions):
             self.hidden = self.hidden[:, rows]
             self._prepare(positions)
+
+    def over(self, keys: Tensor, layers: int) -> Flight:
+        """The same rows before the first layer, over some of the keys before them instead of all.
+
+        What they make is kept apart: the cache stays as it is. Their positions count the keys that
+        they see; queries and keys are rotated as they were.
+
+        Parameters
+        ----------
+        keys : ``[K]`` sorted positions. layers : below which the rows will be run.
+        """
+        seen, n = torch.cat([keys, self.positions]), len(keys)
+        _, n_heads, head_dim = self.cache.shape
+        cache = FusedCache((layers, n_heads, head_dim), keys.device, self.cache.kv.dtype)
+        cache.reserve(len(seen))
+        for kind in range(2):
+            for layer in range(layers):
+                cache.kv[kind, layer, :, :n] = self.cache.rows(kind, layer, keys)
+        flight = copy(self)
+        flight.cache, flight.n_keys = cache, len(seen)
+        flight.rotary = (self.rotary[0][:, seen], self.rotary[1][:, seen])
+        flight.passes, flight.queries = [], []
+        flight._prepare(torch.arange(n, len(seen), device=keys.device))
+        return flight
 
     def _prepare(self, positions: Tensor) -> None:
         """Attention rows, cache slots and rotary embeddings of these rows, for all layers."""

@@ -21,7 +21,7 @@ from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
 from models.kv.capture import capture
-from models.kv.front import Front
+from models.kv.front import Fronts
 from models.prompt import Prompt
 from models.selectors import make
 from models.timing import Stopwatch
@@ -35,6 +35,8 @@ METHODS = (
     ("debug", correctors.NONE),
     ("blend", correctors.NONE),
     ("random", "shift"),
+    ("random", "ridge"),
+    ("random", "lowrank"),
 )
 RATES = (0.0, 0.15, 0.5)
 
@@ -87,13 +89,13 @@ class _Stored:
         engine: Engine,
         prompt: Prompt,
         sink: Sequence[int],
-        fronts: Sequence[Sequence[int]],
+        fronts: Sequence[tuple[int, ...]],
         folder: Path,
     ) -> None:
         self.engine, self.prompt = engine, prompt
         modules = engine.modules
         meta = store.describe(modules, prompt, model="", weights="", tokenizer="", chunking={})
-        before = [Front(modules, ids) for ids in fronts]
+        before = Fronts(modules).of(fronts)
         store.write(folder, capture(modules, prompt, sink, fronts=before), meta)
         self.item = store.StoredItem(folder, meta, "make gate")
         self.read = self.item.cold
@@ -115,7 +117,7 @@ class _Stored:
 
 
 def run(
-    engine: Engine, prompt: Prompt, sink: Sequence[int], fronts: Sequence[Sequence[int]] = ()
+    engine: Engine, prompt: Prompt, sink: Sequence[int], fronts: Sequence[tuple[int, ...]] = ()
 ) -> Gate:
     """Run gates 1 to 3 on one item, cut to ``MAX_TOKENS`` tokens of documents.
 
@@ -123,7 +125,8 @@ def run(
 
     Parameters
     ----------
-    sink : tokens put in front of a chunk that is captured alone. front : those instead of it.
+    sink : tokens put in front of a chunk that is captured alone. fronts : those instead of it, see
+        :func:`models.kv.capture.capture`.
     """
     prompt = shorten(prompt)
     merged = Prompt.join(

@@ -63,12 +63,17 @@ class QuestionLayer:
     ----------
     queries : ``[H, q, D]``, fresh, post-RoPE.
     keys : ``[H_kv, N, D]``, post-RoPE: cached for prefix and documents, fresh for the question.
+
+    Parameters
+    ----------
+    whole : the same rows over all keys, where ``flight`` ran over some of them.
     """
 
-    def __init__(self, flight: Flight) -> None:
+    def __init__(self, flight: Flight, whole: Flight | None = None) -> None:
+        whole = whole or flight
         self.queries = flight.fresh("q")
-        self.keys = flight.cache.rows(0, flight.layer, slice(flight.n_keys))
-        self.keys[:, flight.slots] = flight.fresh("k")
+        self.keys = whole.cache.rows(0, flight.layer, slice(whole.n_keys))
+        self.keys[:, whole.slots] = flight.fresh("k")
 
 
 class Probe:
@@ -111,6 +116,7 @@ class Probe:
         self.candidates = torch.arange(*prompt.documents, device=modules.device)
         self.flight: Flight | None = None
         self._question: Flight | None = None
+        self._glances: list[Flight] = []
         self._launch = launch
         self._cache = cache
         self._scores = scores
@@ -159,6 +165,19 @@ class Probe:
         self._question.climb(layer)
         return QuestionLayer(self._question)
 
+    def glance(self, layer: int, anchors: Tensor) -> QuestionLayer:
+        """As :meth:`question`, but below ``layer`` it sees the prefix and ``anchors`` only.
+
+        Parameters
+        ----------
+        anchors : ``[A]`` sorted document positions that stand for all.
+        """
+        whole = self._launch(self._span(*self.prompt.question))
+        flight = whole.over(torch.cat([self._span(*self.prompt.prefix), anchors]), layer)
+        self._glances.append(flight)
+        flight.climb(layer)
+        return QuestionLayer(flight, whole)
+
     def cached(self, kind: int, layer: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the documents, ``[H_kv, |S|, D]``."""
         return self._cache.rows(kind, layer, slice(*self.prompt.documents))
@@ -184,12 +203,13 @@ class Probe:
     @property
     def looked(self) -> bool:
         """Whether a layer was run for the choice: the question's KVs were overwritten then."""
-        return self.flight is not None or self._question is not None
+        return any([self.flight, self._question, self._glances])
 
     @property
     def asked(self) -> list[tuple[Tensor, int]]:
         """Rows that ran for the choice alone, and through how many layers."""
-        return self._question.passes if self._question else []
+        ran = [*([self._question] if self._question else []), *self._glances]
+        return [group for flight in ran for group in flight.passes]
 
     def _span(self, start: int, end: int) -> Tensor:
         return torch.arange(start, end, device=self.device)

@@ -17,12 +17,12 @@ class Headers(NamedTuple):
 
     Attributes
     ----------
-    first, others : tokens in front of the first chunk, and of each other.
+    lengths : tokens in front of the first chunk, of the second and so on; the last counts for all
+        that are left.
     exact : what stood before the first chunk stands there in the prompt: its KVs are the prompt's.
     """
 
-    first: int = 0
-    others: int = 0
+    lengths: tuple[int, ...] = (0,)
     exact: bool = False
 
     @classmethod
@@ -33,7 +33,11 @@ class Headers(NamedTuple):
         """
         before = fronts or (sink,)
         exact = prompt.prefix[1] == 0 or tuple(before[0]) == prompt.ids[slice(*prompt.prefix)]
-        return cls(len(before[0]), len(before[-1]), exact)
+        return cls(tuple(map(len, before)), exact)
+
+    def before(self, chunk: int) -> int:
+        """Tokens in front of a chunk, counted from 0."""
+        return self.lengths[min(chunk, len(self.lengths) - 1)]
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,17 @@ from eval.analysis.finite import require_finite
 from eval.analysis.stats import bootstrap, middle, ratio, spread
 from models.timing import PARTS
 
+ANSWERED = 50.0  # score of the full prefill from which on it counts as an answer
 MEANS = ("kl_first", "kl_mean", "top1_agreement")
+NOTHING: dict[str, Any] = {"estimate": None, "ci95": None}
 
 
 def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) -> dict[str, Any]:
     """Summary of one run's records, with 95% bootstrap intervals over items.
 
     Scores are those of the ``scored`` items, which have answers; None where there are none.
+    ``answered`` of them the full prefill answers (``ANSWERED``), and ``retention_answered`` is over
+    these; ``decisions`` items decide something, and ``decision_agreement`` is over those.
 
     Times are in milliseconds, scores out of 100; a time that was not measured, and everything that
     follows from it, is None. ``ttft_parts_ms`` are those of the item whose cold TTFT is the median
@@ -53,7 +57,12 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
     ready_parts = [part for part in column("ttft_parts_ready_ms") if part is not None]
     scored = [r for r in records if r["score"] is not None and r["full_score"] is not None]
     score, full_score = ([record[key] for record in scored] for key in ("score", "full_score"))
-    retention = ratio(score, full_score, seed) if scored else {"estimate": None, "ci95": None}
+    retention = ratio(score, full_score, seed) if scored else NOTHING
+    answers = [(s, f) for s, f in zip(score, full_score, strict=True) if f >= ANSWERED]
+    ours, theirs = ([pair[i] for pair in answers] for i in (0, 1))
+    answered = ratio(ours, theirs, seed) if answers else NOTHING
+    known = [r.get("same_decision") for r in records]  # records of earlier versions lack it
+    decided = [float(same) for same in known if same is not None]
     summary = {
         "n": len(records),
         "metric": dataset.metric,
@@ -69,6 +78,12 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         "full_score": _mean(full_score),
         "retention": retention["estimate"],
         "retention_ci95": retention["ci95"],
+        "answered": len(answers),
+        "retention_answered": answered["estimate"],
+        "retention_answered_ci95": answered["ci95"],
+        "decisions": len(decided),
+        "decision_agreement": _mean(decided),
+        "decision_agreement_ci95": list(bootstrap(decided, seed)) if decided else None,
         "delta_kv": _by_layer(column("delta_kv")),
         "delta_attn": _by_layer(column("delta_attn")),
         "ttft_ms": {when: spread(t, seed) if _known(t) else None for when, t in times.items()},

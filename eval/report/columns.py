@@ -101,6 +101,20 @@ RETENTION = Column(
     lambda row: _percent(row["retention"], 0),
     "retention: score as a share of the full prefill's",
 )
-QUALITY = (KL_FIRST, KL_ANSWER, AGREE, SCORE, INTERVAL, RETENTION)
+ANSWERED = Column(
+    "answered %",
+    ">",
+    lambda row: _percent(row["retention_answered"], 0),
+    "answered: the same over the items that the full prefill answers",
+    lambda row: row.get("retention_answered") is not None,
+)
+DECIDES = Column(
+    "decides %",
+    ">",
+    lambda row: _percent(row["decision_agreement"], 0),
+    "decides: share of classes, and of yes and no, that are the full prefill's",
+    lambda row: row.get("decision_agreement") is not None,
+)
+QUALITY = (KL_FIRST, KL_ANSWER, AGREE, DECIDES, SCORE, INTERVAL, RETENTION, ANSWERED)
 RUNS = (RUN, CONTEXT, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *QUALITY)
 POINTS = (METHOD, CONTEXT, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *QUALITY)

@@ -20,6 +20,8 @@ OWN = (
     "fronts",
 )
 SCORED = ("score", "retention", "kl_first", "kl_mean", "top1_agreement")
+# Results of earlier versions lack these.
+SOME = ("retention_answered", "decision_agreement")
 Report = dict[str, Any]
 Row = dict[str, Any]
 
@@ -90,6 +92,7 @@ def _row(result: dict[str, Any], folder: str | None) -> Row:
         "oracle": result["oracle"],
         "context": result["config"].get("context"),
         **{key: result[key] for figure in SCORED for key in (figure, f"{figure}_ci95")},
+        **{key: result.get(key) for figure in SOME for key in (figure, f"{figure}_ci95")},
         "score_by_length": result["score_by_length"],
         **{
             f"ttft_{when}_ms": found and {"median": found["median"], "ci95": found["ci95"]}

@@ -56,6 +56,7 @@ def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:
                 dataset=config.dataset or part.dataset,
                 skip=part.skip,
                 limit=config.limit or part.limit,
+                max_new_tokens=part.max_new_tokens,
                 reuse=sweep.reuse,
                 rate=sweep.rate,
                 context=context,

@@ -24,13 +24,17 @@ class Sweep(BaseModel):
 
 
 class Part(BaseModel):
-    """Sweeps over the same items of one dataset: ``limit`` of them, behind the first ``skip``."""
+    """Sweeps over the same items of one dataset: ``limit`` of them, behind the first ``skip``.
+
+    Distances are along the first ``max_new_tokens`` of the full prefill's answers.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     dataset: str
     skip: int
     limit: int
+    max_new_tokens: int
     sweeps: list[Sweep]
 
 

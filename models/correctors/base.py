@@ -23,11 +23,16 @@ class Change:
     rows : how many rows of the chunk were recomputed, at least one and not all.
     of : ``KEYS`` or ``VALUES`` → fresh - cached of these rows, ``[H_kv, rows, D]`` float32. Keys
         are compared without their rotation. Computed when asked for.
+    at : where these rows lie in the chunk, ``[rows]``, rising.
+    cached : ``KEYS`` or ``VALUES`` → all rows of the chunk as they are cached,
+        ``[H_kv, length, D]`` float32, keys without their rotation. Computed when asked for.
     """
 
     layer: int
     rows: int
     of: Callable[[int], Tensor]
+    at: Tensor
+    cached: Callable[[int], Tensor]
 
 
 class BaseCorrector(ABC, Extension):
@@ -39,6 +44,7 @@ class BaseCorrector(ABC, Extension):
 
         Returns
         -------
-        ``KEYS`` and ``VALUES``, or one of them, to float32 ``[H_kv, D]``, the same for all rows;
-        keys without a rotation: each row gets it turned to its own position.
+        ``KEYS`` and ``VALUES``, or one of them, to float32 ``[H_kv, D]``, the same for all rows, or
+        ``[H_kv, length, D]``, one for each row of the chunk (what it says of recomputed rows is not
+        used); keys without a rotation: each row gets it turned to its own position.
         """

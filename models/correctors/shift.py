@@ -25,8 +25,8 @@ class Corrector(BaseCorrector):
     Cost: a median over the recomputed rows, and one addition to each row of their chunks.
     """
 
-    what: str = option("keys", "shift: what is corrected: keys, values or both (keys)")
-    shrink: float = option(8.0, "shift: rows at which half of the common change is added (8)")
+    what: str = option("keys", "correctors: what is corrected: keys, values or both (keys)")
+    shrink: float = option(8.0, "correctors: rows at which half of the common change is added (8)")
 
     def __post_init__(self) -> None:
         if self.what not in KINDS:

@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from models.attention.registry import segments_for
 from models.finite import require_finite
-from models.kv.front import Behind, Front
+from models.kv.front import Asked, Behind, Front
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
 from models.prompt import Headers, Prompt
 
 PACK_TOKENS = 4096
 LOGIT_ROWS = 512
-FIRST_CHUNK = 1  # among a prompt's segments: the prefix comes before it
 
 
 @dataclass
@@ -53,7 +52,7 @@ def capture(
     prompt: Prompt,
     sink: Sequence[int],
     scores: Collection[str] = (),
-    fronts: Sequence[Front] = (),
+    fronts: Sequence[Front | None] = (),
 ) -> Captured:
     """Encode each segment of ``prompt`` by itself, one forward per segment.
 
@@ -65,8 +64,9 @@ def capture(
     Parameters
     ----------
     fronts : stand before segments in the place of ``sink``: their KVs are there already, and a
-        segment's positions go on behind them. One stands before all; of two the first before the
-        first chunk, the second before all others.
+        segment's positions go on behind them. The first stands before the first chunk, the second
+        before the next segment and so on, the last before all that are left. Each is asked for when
+        it is needed.
 
     Raises
     ------
@@ -74,22 +74,25 @@ def capture(
     """
     kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
     found = {name: torch.zeros(len(prompt)) for name in scores}
-    groups: dict[Front | None, list[_Segment]] = {}
+    groups: dict[int | None, list[_Segment]] = {}
     for index, (start, end) in enumerate(prompt.segments):
-        front = None
-        if fronts and start > 0:
-            front = fronts[0] if index == FIRST_CHUNK else fronts[-1]
+        behind = min(index, len(fronts)) - 1 if fronts and start > 0 else None
         header = tuple(sink) if start > 0 and not fronts else ()
         if end > start:
             segment = _Segment(header + prompt.ids[start:end], len(header), start)
-            groups.setdefault(front, []).append(segment)
-    for front, group in groups.items():
+            groups.setdefault(behind, []).append(segment)
+    for behind, group in groups.items():
+        front = None if behind is None else fronts[behind]
         for pack in _packs(group, len(front or ())):
             _forward(modules, pack, kv, found, front)
     require_finite(kv, "the captured KVs")
     for name, values in found.items():
         require_finite(values, f"the {name} scores")
-    before = [front.ids for front in fronts]
+    before = (
+        fronts.wanted
+        if isinstance(fronts, Asked)
+        else [front.ids if front else () for front in fronts]
+    )
     return Captured(kv, found, Headers.of(prompt, sink, before))
 
 

@@ -56,16 +56,33 @@ class Fronts:
         self._modules = modules
         self._kept: OrderedDict[tuple[int, ...], Front] = OrderedDict()
 
-    def of(self, wanted: Sequence[tuple[int, ...]]) -> list[Front]:
-        """The fronts of these tokens, in order."""
-        return [self._of(ids) for ids in wanted]
+    def of(self, wanted: Sequence[tuple[int, ...]]) -> Asked:
+        """The fronts of these tokens, in order; each is made when it is asked for."""
+        return Asked(self, wanted)
 
-    def _of(self, ids: tuple[int, ...]) -> Front:
+    def one(self, ids: tuple[int, ...]) -> Front | None:
+        """The front of these tokens; None where there are none."""
+        if not ids:
+            return None
         found = self._kept.pop(ids, None)
         self._kept[ids] = found or Front(self._modules, ids)
         if len(self._kept) > KEPT:
             self._kept.popitem(last=False)
         return self._kept[ids]
+
+
+class Asked(Sequence[Front | None]):
+    """Fronts that are made when they are asked for: an item may have one for each segment."""
+
+    def __init__(self, fronts: Fronts, wanted: Sequence[tuple[int, ...]]) -> None:
+        self._fronts = fronts
+        self.wanted = wanted
+
+    def __len__(self) -> int:
+        return len(self.wanted)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._fronts.one(self.wanted[place])
 
 
 class _Keeping:

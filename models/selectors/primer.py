@@ -23,12 +23,12 @@ class Selector(BaseSelector):
       (``CONTEXT=primed:256``), since in a prompt they continue a text and do not begin one.
     - The first chunk is captured behind the prefix alone: its KVs are exact, and none of its rows
       is ever chosen.
-    - The question runs ahead over the cached KVs, as in ``prophet``, and looks at the documents.
-      A chunk's first rows lack more of their context than its last ones; ``decay`` tells by how
-      much more they are worth recomputing.
+    - The question runs ahead over the cached KVs, as in ``prophet``, but looks from two to three
+      fifths of the depth only, and goes no further. A chunk's first rows lack more of their context
+      than its last ones; ``decay`` tells by how much more they are worth recomputing.
 
-    Cost: the question's rows through all layers, and their attention weights; nothing where the
-    budget is 0.
+    Cost: the question's rows through three fifths of the layers, and their attention weights in one
+    fifth; nothing where the budget is 0.
     """
 
     decay: float = option(0.8, "primer: how fast a chunk's rows lose weight with their place (0.8)")
@@ -45,7 +45,7 @@ class Selector(BaseSelector):
         if not (probe.budget and len(inexact)):
             return probe.candidates[:0]
         total = torch.zeros(len(probe.candidates), device=probe.device)
-        for layer in range(probe.n_layers):
+        for layer in looked_at(probe.n_layers):
             asked = probe.question(layer)
             total += document_share(probe, group_attention(asked.queries, asked.keys, probe.scale))
         places = [
@@ -54,3 +54,9 @@ class Selector(BaseSelector):
         ]
         scores = total * torch.cat(places).pow(-self.decay)
         return inexact[top_k(scores[probe.exact :], probe.budget)]
+
+
+def looked_at(n_layers: int) -> range:
+    """Layers from two to three fifths of the depth, one at least."""
+    first = 2 * n_layers // 5
+    return range(first, max(3 * n_layers // 5, first + 1))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import pytest
 
-from data.context import RUN, Context
+from data.context import RUN, Context, related
 from models.errors import UserError
 from models.prompt import Prompt
 
@@ -39,8 +40,8 @@ def primer(context: str, documents: list[int], corpus: list[list[int]]) -> list[
     [
         ("prefx", "CONTEXT=prefx is unknown: did you mean prefix?"),
         ("prime:256", "did you mean primed?"),
-        ("", "give sink, prefix or primed:<tokens>"),
-        ("none", "Give sink, prefix or primed:<tokens>"),
+        ("", "give sink, prefix, primed:<tokens>"),
+        ("none", "Give sink, prefix, primed:<tokens>"),
         ("sink:3", "sink takes nothing after it"),
         ("prefix:256", "prefix takes nothing after it"),
         ("primed", "say how many tokens, 1 or more: primed:256"),
@@ -50,6 +51,10 @@ def primer(context: str, documents: list[int], corpus: list[list[int]]) -> list[
         ("primed:0", "say how many tokens"),
         ("primed:2.5", "say how many tokens"),
         ("primed:²", "say how many tokens"),
+        ("related", "say how many tokens, 1 or more: related:256"),
+        ("related:0", "say how many tokens"),
+        ("related:8:essay", "related takes tokens alone"),
+        ("relatd:8", "did you mean related?"),
         ("primed:8:essays", "there is no file 'essays'; did you mean essay?"),
         ("primed:8:nowhere/text.txt", "no file 'nowhere/text.txt'; give corpus, essay or"),
         ("primed:8:", "there is no file ''"),
@@ -71,6 +76,7 @@ def test_how_a_context_is_named(tmp_path):
         ("primed:64", "primed:64"),
         ("primed:064:corpus", "primed:64"),
         ("primed:8:essay", "primed:8:essay"),
+        ("related:064", "related:64"),
         (f"primed:8:{path}", "primed:8:a:b.txt"),
     ):
         assert Context.parse(given).label == label
@@ -81,6 +87,55 @@ def test_sink_and_prefix():
     assert Context.parse("prefix").fronts(item(text(0, 60)), SINK, []) == ((1, 2),)
     assert Context.parse("prefix").fronts(item(text(0, 60), []), SINK, []) == ((1,),)
     assert Context.parse("prefix").fronts(item(text(0, 60), []), [], []) == ()
+
+
+def cosine(one: list[int], other: list[int], chunks: list[list[int]]) -> float:
+    """Over the whole vocabulary, entry by entry."""
+    words = sorted({token for chunk in chunks for token in chunk})
+    weights = [math.log(1 + len(chunks) / sum(w in c for c in chunks)) for w in words]
+    a, b = (
+        [c.count(w) * weight for w, weight in zip(words, weights, strict=True)]
+        for c in (one, other)
+    )
+    norm = math.sqrt(sum(x * x for x in a)) * math.sqrt(sum(x * x for x in b))
+    return sum(x * y for x, y in zip(a, b, strict=True)) / norm if norm else 0.0
+
+
+@pytest.mark.parametrize("length", [1, 30, 60, 500])
+def test_related_chunks_stand_most_similar_first(length):
+    rng = random.Random(7)
+    for _ in range(20):
+        chunks = [rng.choices(range(3, 40), k=rng.choice([0, 1, 20, 50])) for _ in range(5)]
+        prompt = Prompt.join([1, 2], chunks, [7])
+        front = Context.parse(f"related:{length}").fronts(prompt, SINK, [])
+        assert len(front) == 6
+        assert front[-1] == (1, 2)
+        for i, found in enumerate(front[:-1]):
+            others = [j for j in range(5) if j != i]
+            likeness = {j: cosine(chunks[i], chunks[j], chunks) for j in others}
+            left = list(found[2:])
+            assert found[:2] == (1, 2)
+            assert len(left) == min(length, sum(len(chunks[j]) for j in others))
+            while left:  # each piece is of a chunk that none of those left is more similar than
+                top = max(likeness[j] for j in others)
+                near = [j for j in others if likeness[j] >= top - 1e-12]
+                j = near[0]
+                assert left[: len(chunks[j])] == chunks[j][: len(left)]
+                left = left[len(chunks[j]) :]
+                others.remove(j)
+
+
+def test_the_related_chunk_is_the_one_that_shares_the_rare_words():
+    common = [10, 11, 12] * 5
+    chunks = [[*common, 90, 91], [*common, *common], [*common, 91, 90, 90], [50, 51]]
+    assert related(chunks, 4)[0] == chunks[2][:4]
+    assert related(chunks, 4)[2] == chunks[0][:4]
+    assert related(chunks, 4)[3] == chunks[0][:4]  # nothing in common with any: the first
+    assert related([[5, 6]], 4) == [[]]
+    assert Context.parse("related:4").fronts(Prompt.join([], [[5, 6]], [7]), SINK, []) == (
+        (1,),
+        (1,),
+    )
 
 
 def test_all_items_share_the_first_items_text_and_that_one_takes_the_nexts():

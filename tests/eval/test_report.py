@@ -157,11 +157,22 @@ def test_what_is_missing_is_a_dash():
 
 
 def test_the_legend_is_that_of_the_columns():
-    text = " ".join(table([result(correct_ms=1.0)]).split())
+    every = result(correct_ms=1.0, retention_answered=0.91, decision_agreement=0.75)
+    text = " ".join(table([every]).split())
     for column in RUNS:
         assert text.count(column.meaning) >= 1
     assert text.count(columns.DISTANCE) == 1  # of two columns
     assert max(map(len, table([result()]).splitlines()[5:])) <= layout.WIDTH
+
+
+def test_what_is_answered_and_decided_stands_where_there_is_any():
+    some = result(retention_answered=0.91, decision_agreement=0.75)
+    shown = cells(table([some]), "debug")
+    assert (shown["answered %"], shown["decides %"]) == ("91", "75")
+    shown = cells(table([some, result("random")]), "random")
+    assert (shown["answered %"], shown["decides %"]) == ("-", "-")
+    assert "answered" not in table([result()])
+    assert "decides" not in table([result()])
 
 
 def test_columns_choose_what_is_shown():

@@ -132,7 +132,7 @@ def by_chance(prompt, kind: str, headers: tuple[int, int]) -> list[float]:
 )
 def test_chance_is_what_even_attention_gives(kind, headers, shape):
     prompt = random_prompt(*shape)
-    found = attnlink.by_chance(prompt, kind, Headers(*headers)).tolist()
+    found = attnlink.by_chance(prompt, kind, Headers(headers)).tolist()
     assert found == pytest.approx(by_chance(prompt, kind, headers))
 
 
@@ -144,7 +144,7 @@ def test_a_model_without_preference_draws_by_chance(prompt):
     for sink in ([], [1], [1, 2]):
         found = capture(Modules(model), prompt, sink, ["sinks"]).scores["sinks"]
         drawn = found[slice(*prompt.documents)].double()
-        shares = attnlink.by_chance(prompt, "place", Headers(len(sink), len(sink)))
+        shares = attnlink.by_chance(prompt, "place", Headers((len(sink),)))
         assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
 
 
@@ -163,7 +163,7 @@ def test_what_chance_changes(chance, wanted):
     if chance == "place":
         drawn = [3 * e if i in (3, 6, 7, 13) else e for i, e in enumerate(even)]
     scores = torch.tensor([0.0] * 3 + drawn + [0.0] * 3)
-    probe = bare_probe(prompt, 0.3, scores, headers=Headers(1, 1))
+    probe = bare_probe(prompt, 0.3, scores, headers=Headers((1,)))
     found = selectors.build(f"attnlink:chance={chance}").select(probe)
     assert sorted(p for p in found.tolist() if p < 17) == wanted
 

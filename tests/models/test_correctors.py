@@ -108,10 +108,15 @@ class Corrected(RowByRow):
 
 
 def reference(
-    family: Family, prompt: Prompt, prefill: Prefill, kinds: str = "k", shrink: float = 8.0
+    family: Family,
+    prompt: Prompt,
+    prefill: Prefill,
+    kinds: str = "k",
+    shrink: float = 8.0,
+    made: type[Corrected] = Corrected,
 ) -> Tensor:
     """The cache of a prefill that chose these rows, ``[2, L, H_kv, N, D]``."""
-    ours, n_layers = Corrected(family, prompt), len(family.library.model.layers)
+    ours, n_layers = made(family, prompt), len(family.library.model.layers)
     passes, layers = [], 0
     for rows, count in reversed(prefill.passes):  # question passes stand in front of the flight's
         if layers == n_layers:
@@ -265,7 +270,7 @@ def test_a_corrector_is_asked_once_a_chunk_and_layer(llama, prompt):
 
 
 def test_names_and_specs():
-    assert correctors.names() == ["none", "shift"]
+    assert correctors.names() == ["lowrank", "none", "ridge", "shift"]
     assert correctors.build("none") is None
     assert correctors.spec_of(None) == "none"
     assert correctors.spec_of(correctors.build("shift:what=keys:shrink=8")) == "shift"

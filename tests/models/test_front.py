@@ -71,6 +71,52 @@ def test_a_segment_is_what_the_library_makes_of_it_behind_its_front(family, kind
         assert torch.allclose(found.scores["sinks"][start:end], drawn, atol=1e-5)
 
 
+def each(prompt) -> list[tuple[int, ...]]:
+    """Fronts of other lengths for every segment behind the prefix."""
+    prefix = prompt.ids[slice(*prompt.prefix)]
+    return [(*prefix, *PRIMER[i : 12 * i]) for i in range(len(prompt.segments) - 1)]
+
+
+@pytest.mark.parametrize("backend", ["native", "sdpa"])
+@pytest.mark.parametrize("prefix", [0, 9])
+def test_every_segment_may_have_a_front_of_its_own(family, backend, prefix):
+    prompt = random_prompt(prefix, [40, 1, 0, 33], 17)
+    modules = Modules(build_model(family.name), backend)
+    fronts = each(prompt)
+    found = capture(modules, prompt, [5], ["surprisal", "sinks"], Fronts(modules).of(fronts))
+    for (start, end), ids in zip(prompt.segments, ((), *fronts), strict=True):
+        if start == end:
+            continue
+        front = ids if start > 0 else ()
+        tokens = (*front, *prompt.ids[start:end])
+        wanted, logits = together(family, tokens, len(front))
+        ours = rotated(family, found.kv[:, :, :, start:end], len(front))
+        assert torch.allclose(ours, wanted, atol=1e-4)
+        surprise = cross_entropy(
+            logits[:-1], torch.tensor(prompt.ids[start + 1 : end]).long(), reduction="none"
+        )
+        assert torch.allclose(found.scores["surprisal"][start + 1 : end], surprise, atol=1e-3)
+        weights = eager(family.name)(torch.tensor([tokens]), output_attentions=True).attentions
+        drawn = torch.stack(weights).double().mean((0, 1, 2, 3))[len(front) :].float()
+        assert torch.allclose(found.scores["sinks"][start:end], drawn, atol=1e-5)
+
+
+def test_the_same_front_for_each_is_one_for_all(family, prompt):
+    modules, ids = family.engine.modules, before("primed", prompt)
+    shared = capture(modules, prompt, SINK, ["sinks"], [Front(modules, ids)])
+    own = Fronts(modules).of([ids] * (len(prompt.segments) - 1))
+    own = capture(modules, prompt, SINK, ["sinks"], own)
+    assert torch.allclose(own.kv, shared.kv, atol=1e-4)
+    assert torch.allclose(own.scores["sinks"], shared.scores["sinks"], atol=1e-6)
+
+
+def test_the_gates_pass_where_every_segment_has_its_own_front(family, prompt):
+    outcome = gate.run(family.engine, prompt, SINK, each(prompt))
+    assert outcome.passed, outcome
+    long = random_prompt(9, [700, 700, 300], 17)  # cut to fewer chunks for its gate
+    assert gate.run(family.engine, long, SINK, each(long)).passed
+
+
 def test_the_first_chunk_behind_its_prefix_is_that_of_the_full_prefill(family, prompt):
     modules = family.engine.modules
     kv = capture(modules, prompt, SINK, fronts=[Front(modules, before("prefix", prompt))]).kv
@@ -163,14 +209,15 @@ def test_the_tokens_in_front_are_run_once(llama, prompt):
 
 def test_only_the_latest_fronts_are_kept(llama):
     fronts = Fronts(llama.engine.modules)
-    [first] = fronts.of([(1, 5)])
+    first = fronts.one((1, 5))
     for token in range(6, 5 + KEPT):
-        fronts.of([(1, token)])
+        fronts.one((1, token))
     assert fronts.of([(1, 5)])[0] is first
     for token in range(40, 40 + KEPT):
-        fronts.of([(1, token)])
+        fronts.one((1, token))
     assert fronts.of([(1, 5)])[0] is not first
-    assert fronts.of([]) == []
+    assert fronts.one(()) is None
+    assert len(fronts.of([])) == 0
 
 
 def test_a_front_that_is_no_number_is_refused(prompt):
@@ -187,7 +234,12 @@ def test_a_model_without_preference_draws_by_chance_behind_a_front(prompt):
     modules, ids = Modules(model), before("primed", prompt)
     found = capture(modules, prompt, SINK, ["sinks"], [Front(modules, ids)]).scores["sinks"]
     drawn = found[slice(*prompt.documents)].double()
-    shares = attnlink.by_chance(prompt, "place", Headers(len(ids), len(ids)))
+    shares = attnlink.by_chance(prompt, "place", Headers((len(ids),)))
+    assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
+    own = each(prompt)
+    drawn = capture(modules, prompt, SINK, ["sinks"], Fronts(modules).of(own)).scores["sinks"]
+    shares = attnlink.by_chance(prompt, "place", Headers(tuple(map(len, own))))
+    drawn = drawn[slice(*prompt.documents)].double()
     assert torch.allclose(drawn / shares, torch.ones(len(drawn)).double(), atol=1e-4)
 
 

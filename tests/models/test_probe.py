@@ -136,7 +136,7 @@ def test_sizes_cost_nothing(llama, rate):
         assert probe.budget == int(55 * rate)
         assert probe.rate == rate
         assert probe.item_id == "7"
-        assert probe.header == 1
+        assert probe.headers.lengths == (1,)
         assert probe.n_layers == 4
         assert probe.scale == 0.25
         assert probe.flight is None

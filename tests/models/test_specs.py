@@ -13,7 +13,7 @@ from tests.models.selector_references import EVERY_SELECTOR
 
 def test_every_method_of_the_table_is_there():
     wanted = "no full cat random epic tail_ratio blend debug blend_debug attnlink"
-    wanted += " surprisal_chunk prophet primer oracle_kv oracle_attn"
+    wanted += " surprisal_chunk prophet primer infoflow qcfuse oracle_kv oracle_attn"
     assert selectors.names() == sorted(wanted.split())
 
 
@@ -124,6 +124,7 @@ def test_what_a_selector_needs_to_have_been_kept():
     assert {name: what for name, what in needs.items() if what} == {
         "surprisal_chunk": ("surprisal",),
         "attnlink": ("sinks",),
+        "qcfuse": ("sinks",),
     }
 
 

@@ -309,13 +309,13 @@ MUTANTS: list[Row] = [
         ("tests/models/test_attnlink.py", "tests/models/test_offline_selectors.py"),
         (
             "the header is not counted",
-            "front = header if start else 0",
+            "front = headers.before(index) if start else 0",
             "front = 0",
         ),
         (
             "the header is counted where there is none",
-            "front = header if start else 0",
-            "front = header",
+            "front = before if start else 0",
+            "front = before",
         ),
         (
             "all chunks have the first one's header",
@@ -471,8 +471,8 @@ MUTANTS: list[Row] = [
         ),
         (
             "the first chunk stands behind what the others do",
-            "fronts[0] if index == FIRST_CHUNK else fronts[-1]",
-            "fronts[-1]",
+            "min(index, len(fronts)) - 1",
+            "len(fronts) - 1",
         ),
         (
             "positions go on through a pack",

@@ -12,7 +12,7 @@ import torch
 from models.kv.front import Front
 from tests.stages.harness import line_of, records, refused, snapshot, timeless
 
-CONTEXTS = ("sink", "prefix", "primed:40")
+CONTEXTS = ("sink", "prefix", "primed:40", "related:40")
 BUILT = "items to build"
 
 
@@ -33,9 +33,9 @@ def test_going_back_and_forth_builds_nothing_and_mixes_nothing(place):
     for context in ("prefix", "primed:40:corpus", "sink", "primed:40"):
         assert "all 5 items are complete" in place.ok("precompute", f"CONTEXT={context}").out
     assert files(place) == seen
-    assert len(seen) == len(sets) == 3
+    assert len(seen) == len(sets) == len(CONTEXTS)
     for path in sets[0]:
-        assert path.endswith("kvs.pt") == (len({found[path] for found in sets}) == 3)
+        assert path.endswith("kvs.pt") == (len({found[path] for found in sets}) == len(sets))
 
 
 def test_files_of_another_context_are_built_anew(place):
@@ -66,9 +66,9 @@ def test_runs_of_every_context_stand_apart_and_resume(ready):
         named = re.findall(r"chunks captured behind (\S+)", out)
         assert named == ([] if context == "sink" else [context])
     distances = [[record["kl_mean"] for record in found[context]] for context in CONTEXTS]
-    assert len({tuple(each) for each in distances}) == 3
+    assert len({tuple(each) for each in distances}) == len(CONTEXTS)
     report = ready.ok("report").out
-    assert set(re.findall(r"chunks captured behind (\S+)", report)) == {"prefix", "primed:40"}
+    assert set(re.findall(r"chunks captured behind (\S+)", report)) == set(CONTEXTS[1:])
 
 
 def test_a_run_that_was_cut_short_ends_with_the_same_figures(ready):
