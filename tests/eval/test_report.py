@@ -33,6 +33,7 @@ def result(method="debug", rate=0.15, *, oracle=False, **changes):
             "backend": "blocked",
             "seed": 0,
             "method": method,
+            "context": None if method == "no" else "sink",
             "options": {} if rate is None else {"rate": rate},
             "inputs": "abc",
             "weights": "def",
