@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -109,7 +108,7 @@ class Engine:
     def _begin(self, prompt: Prompt) -> None:
         """Forget the latest prefill and make room for another."""
         self._latest, self._behind = None, []
-        self.cache.length = 0
+        self.cache.clear()
         self.cache.reserve(len(prompt))
 
     def _land(
@@ -364,18 +363,16 @@ class Engine:
         ValueError : as :meth:`decode`.
         """
         *known, token = self._beginning(prefill, given)
-        length, room = prefill.length + len(known), prefill.length + max_new_tokens
-        buffer = None
+        room = prefill.length + max_new_tokens
+        self.cache.rewind(prefill.length + len(known))
+        cache, buffer = self.cache, None
         if own:
-            shape = self.modules.kv_shape(room)
-            buffer = self.together.room(room)
-            kv = buffer[: math.prod(shape)].view(shape)
-            kv[:, :, :, :length] = self.cache.kv[:, :, :, :length]
+            cache, buffer = self.together.cache(room)
+            cache.copy(self.cache)
         else:
             self.cache.reserve(room)
-            kv = self.cache.kv[:, :, :, :room]
             self._behind = []  # its rows will lie there
-        answer = Answer(kv, length, known, max_new_tokens, stop_ids, name, buffer=buffer)
+        answer = Answer(cache, known, max_new_tokens, stop_ids, name, buffer=buffer)
         answer.add(token)
         if not answer.done:
             self.together.active.append(answer)

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from models.attention.masked import Rows
-from models.attention.registry import rows_for
 from models.errors import UserError
 from models.kv.cache import FusedCache
 from models.modules import Modules
+from models.places import Place, places
 
 
 class Flight:
@@ -18,6 +18,7 @@ class Flight:
     Parameters
     ----------
     ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
+    n_keys : tokens that they see at most, those that were evicted from the cache counted.
     rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
     watched : so many of the last rows have their queries kept, layer by layer.
 
@@ -26,6 +27,7 @@ class Flight:
     layer : the next layer to run.
     hidden : ``[1, R, hidden]`` what goes into it.
     passes : every group of rows run so far, and through how many layers.
+    places : where the rows go in every layer, and what they see there.
     queries : ``[H, watched, D]`` post-RoPE of every layer that was run, where rows are watched.
     """
 
@@ -70,22 +72,28 @@ class Flight:
             self._prepare(positions)
 
     def _prepare(self, positions: Tensor) -> None:
-        """Attention rows, cache slots and rotary embeddings of these rows, for all layers."""
+        """Places in every layer's cache, and rotary embeddings, of these rows."""
         first, last = int(positions[0]), int(positions[-1])
         contiguous = last - first + 1 == len(positions)
         self.positions = positions
-        self.slots = slice(first, last + 1) if contiguous else positions
-        self.rows = rows_for(self.backend, positions, self.n_keys)
-        self.cos, self.sin = (part[:, self.slots] for part in self.rotary)
+        span = slice(first, last + 1) if contiguous else positions
+        self.places = places(self.cache, positions, span, self.n_keys, self.backend)
+        self.cos, self.sin = (part[:, span] for part in self.rotary)
+
+    @property
+    def place(self) -> Place:
+        """The rows' place in the next layer."""
+        return self.places[self.layer]
 
     def run_to(self, layer: int) -> None:
         """Run the rows through the layers below ``layer``; their fresh K/V overwrite the cached."""
         if layer > self.layer:
             self.passes.append((self.positions, layer - self.layer))
-        self.cache.place(self.slots, self.n_keys)
-        rows = _Watched(self.rows, self.watched, self.queries) if self.watched else self.rows
-        for module in self.modules.layers[self.layer : layer]:
-            self.hidden = module(
+        for index in range(self.layer, layer):
+            place = self.places[index]
+            self.cache.layers[index].place(place.slots, place.length)
+            rows = _Watched(place.rows, self.watched, self.queries) if self.watched else place.rows
+            self.hidden = self.modules.layers[index](
                 self.hidden,
                 position_embeddings=(self.cos, self.sin),
                 past_key_values=self.cache,

@@ -51,7 +51,7 @@ class CheckLayer:
 
     def cached(self, kind: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the same rows, ``[H_kv, R, D]``."""
-        return self._flight.cache.rows(kind, self._flight.layer, self._flight.slots)
+        return self._flight.cache.rows(kind, self._flight.layer, self._flight.place.slots)
 
 
 class QuestionLayer:
@@ -65,8 +65,9 @@ class QuestionLayer:
 
     def __init__(self, flight: Flight) -> None:
         self.queries = flight.fresh("q")
-        self.keys = flight.cache.rows(0, flight.layer, slice(flight.n_keys))
-        self.keys[:, flight.slots] = flight.fresh("k")
+        place = flight.place
+        self.keys = flight.cache.rows(0, flight.layer, slice(place.length))
+        self.keys[:, place.slots] = flight.fresh("k")
 
 
 class Probe:

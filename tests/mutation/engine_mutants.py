@@ -398,7 +398,7 @@ MUTANTS: list[Row] = [
         "models/truth.py",
         (TRUTH, LATEST, FINITE),
         ("looking changes the cache", "        rows.copy_(held)\n", ""),
-        ("looking shortens the cache", "        question.cache.length = length\n", ""),
+        ("looking shortens the cache", "        question.cache.lengths = lengths\n", ""),
         ("squared distances", "(gap / total) ** 0.5", "gap / total"),
         (
             "distances are not looked at",
