@@ -4,7 +4,7 @@ A policy is a dataclass named ``Policy`` in ``models/eviction/<name>.py``, or in
 user's, with a method ``score(rows)``; its fields are its options.
 """
 
-from models.eviction.base import BasePolicy, Rows, keep, require_tokens
+from models.eviction.base import BasePolicy, Rows, chosen, keep, require_tokens
 from models.eviction.spec import NONE, build, code_of, names, policy_class, register, spec_of
 from models.extension import option, option_fields
 
@@ -13,6 +13,7 @@ __all__ = [
     "BasePolicy",
     "Rows",
     "build",
+    "chosen",
     "code_of",
     "keep",
     "names",

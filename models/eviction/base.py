@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -33,6 +33,7 @@ class Rows:
         :attr:`accumulates <BasePolicy.accumulates>` those of the latest pass, all of them.
     sums : float32 ``[B, H_kv, N]``, what :meth:`BasePolicy.accumulate` returned for these slots
         before the latest pass, 0 for slots that came with it; None without such a policy.
+    stay : ``[B]``, how many rows will stay, filled in by :func:`chosen`.
     """
 
     keys: Tensor
@@ -40,6 +41,14 @@ class Rows:
     scale: float
     queries: Tensor | None = None
     sums: Tensor | None = None
+    stay: Tensor | None = None
+
+    @property
+    def last(self) -> Tensor:
+        """The queries; raises ValueError where there are none: the cache's mistake."""
+        if self.queries is None:
+            raise ValueError("this policy looks at queries, and the cache brought none")
+        return self.queries
 
 
 @dataclass
@@ -47,10 +56,9 @@ class BasePolicy(ABC, Extension):
     """Scores the rows of a layer; those with the highest scores stay, by K/V head.
 
     A policy holds no state: sums, queries and positions belong to the cache of one sequence, which
-    begins anew with the next. Whoever holds the cache asks :meth:`target` after a pass through a
-    layer, and where it is less than what lies there, scores, and gathers what :func:`keep` names.
-    Kept rows keep their rotation, and the next token's position is the number of tokens *seen*,
-    unless the policy :attr:`renumbers`.
+    begins anew with the next. Whoever holds the cache asks :func:`chosen` after a pass through a
+    layer which rows stay, and gathers them. Kept rows keep their rotation, and the next token's
+    position is the number of tokens *seen*, unless the policy :attr:`renumbers`.
 
     Attributes
     ----------
@@ -127,7 +135,35 @@ class BasePolicy(ABC, Extension):
         return room
 
 
-def keep(scores: Tensor, capacity: Tensor | int, valid: Tensor) -> tuple[Tensor, Tensor]:
+def chosen(
+    policy: BasePolicy, rows: Rows, prompt: Tensor, layer: int, n_layers: int, decoding: bool
+) -> tuple[Tensor, Tensor] | None:
+    """What stays of a layer after a pass through it, as :func:`keep` returns it; None: everything.
+
+    Parameters
+    ----------
+    prompt : ``[B]``, tokens of each row after its prefill.
+    decoding : the latest pass was no prefill.
+
+    Raises
+    ------
+    UserError, NotFinite : as :func:`keep`.
+    """
+    require_tokens(rows.valid)
+    resident = rows.valid.sum(-1)
+    stay = [
+        policy.target(n, of, layer, n_layers, decoding)
+        for n, of in zip(resident.tolist(), prompt.tolist(), strict=True)
+    ]
+    if stay == resident.tolist():
+        return None
+    rows = replace(rows, stay=torch.tensor(stay, device=rows.keys.device))
+    return keep(policy.score(rows), stay, rows.valid)
+
+
+def keep(
+    scores: Tensor, capacity: Tensor | list[int] | int, valid: Tensor
+) -> tuple[Tensor, Tensor]:
     """Indices of the rows with the highest scores, in temporal order; of equal ones the later.
 
     Parameters

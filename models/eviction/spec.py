@@ -18,7 +18,7 @@ POLICIES: Registry[BasePolicy] = Registry(
     group="kvfuse.policies",
     nothing=NONE,
     nothing_says=f"{NONE} evicts nothing",
-    support=("base", "spec"),
+    support=("attention", "base", "generate", "spec"),
 )
 names = POLICIES.names
 register = POLICIES.register
