@@ -18,7 +18,7 @@ POLICIES: Registry[BasePolicy] = Registry(
     group="kvfuse.policies",
     nothing=NONE,
     nothing_says=f"{NONE} evicts nothing",
-    support=("attention", "base", "generate", "spec"),
+    support=("attention", "base", "generate", "layer", "spec"),
 )
 names = POLICIES.names
 register = POLICIES.register
