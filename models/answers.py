@@ -13,9 +13,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
+from models.evicting import Evicting
 from models.finite import NotFinite, require_finite
 from models.kv.cache import FusedCache, FusedLayer
 from models.modules import Modules
+from models.places import Watched
 
 # Rows of every step. Fewer answers are filled up with idle rows: the products keep their shape, so
 # that their rounding, and with it an answer, does not depend on how many others are beside it.
@@ -40,6 +42,7 @@ class Answer:
     name : what the messages of its troubles begin with.
     stop_token : what ended the answer, None when its length did.
     buffer : memory that the cache lies in and that another answer may have afterwards.
+    evicting : what lets rows of the cache go meanwhile.
     """
 
     cache: FusedCache
@@ -49,6 +52,7 @@ class Answer:
     name: str = "the answer"
     stop_token: int | None = None
     buffer: Tensor | None = None
+    evicting: Evicting | None = None
 
     @property
     def done(self) -> bool:
@@ -97,6 +101,10 @@ class Together:
         shape = self.modules.kv_shape(tokens)
         kv = buffer[: math.prod(shape)].view(shape)
         return FusedCache(self.modules.cache_shape, kv.device, kv.dtype, kv), buffer
+
+    def give_back(self, buffer: Tensor) -> None:
+        """Memory that nobody needs any more."""
+        self._spare.append(buffer)
 
     def admits(self, tokens: int) -> bool:
         """Whether an answer may wait with a copy of so many tokens' keys and values.
@@ -153,16 +161,22 @@ class Together:
         embeddings = self.modules.rotary(self.modules.embed.weight, positions[None])
         cache, rows = _Caches(caches), _rows(caches, self.backend, device)
         hidden = self.modules.embed(ids[None])
+        queries: list[Tensor] = []
+        watching = any(answer.evicting and answer.evicting.steps for answer in answers)
         for layer, seen in zip(self.modules.layers, rows, strict=True):
+            if watching:
+                seen = Watched(seen, ROWS, queries)
             hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=seen)
         logits = self.modules.logits(hidden[0]).float()
         tokens = logits.argmax(-1).tolist()
-        for answer, row, token in zip(answers, logits, tokens, strict=False):
+        for number, (answer, row, token) in enumerate(zip(answers, logits, tokens, strict=False)):
             try:
                 require_finite(row, "the logits")
             except NotFinite as error:
                 self.active.remove(answer)
                 raise NoAnswer(f"{answer.name}: {error}") from None
+            if answer.evicting:
+                answer.evicting.passed([one[:, number : number + 1] for one in queries])
             answer.add(token)
         done = [one.buffer for one in self.active if one.done]
         self._spare += [buffer for buffer in done if buffer is not None]

@@ -13,6 +13,8 @@ from models.answers import Answer, Together
 from models.choice import choose
 from models.correction import Correction
 from models.correctors import BaseCorrector
+from models.evicting import Evicting, most_kept, watched
+from models.eviction.base import BasePolicy
 from models.finite import require_finite
 from models.flight import Flight
 from models.kv.cache import FusedCache
@@ -42,6 +44,8 @@ class Prefill:
     ttft_ms : token ids in memory → first token id on the host.
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
     queries : ``[H, q, D]`` of the question's rows in every layer, where they were watched.
+    observed : ``[H, q, D]`` of the prompt's last rows in every layer, as far as they were computed
+        and asked for (:attr:`Engine.observes`).
     """
 
     prompt: Prompt
@@ -53,6 +57,7 @@ class Prefill:
     ttft_ms: float
     parts_ms: dict[str, float]
     queries: list[Tensor] | None = None
+    observed: list[Tensor] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -85,6 +90,7 @@ class Engine:
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
         self.together = Together(self.modules, self.backend)
+        self.observes = 0  # so many of a prompt's last queries are kept, for policies
         self.watches = False  # keeps the question's queries of fused prefills, for deviations
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
@@ -142,6 +148,7 @@ class Engine:
             total,
             watch.parts,
             _seen(flight, prompt),
+            flight.last_queries() if self.observes else [],
         )
         return self._latest
 
@@ -167,7 +174,8 @@ class Engine:
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
         n = len(ids)
-        flight = self._flight(ids, torch.arange(n, device=self.device), n, self._rotary(n))
+        positions, watched = torch.arange(n, device=self.device), min(n, self.observes)
+        flight = self._flight(ids, positions, n, self._rotary(n), watched)
         return self._land(prompt, flight, watch)
 
     @torch.inference_mode()
@@ -223,6 +231,7 @@ class Engine:
 
             def launch(positions: Tensor) -> Flight:
                 watched = question if self.watches and len(positions) >= question else 0
+                watched = max(watched, min(self.observes, len(positions)))
                 return self._flight(ids[positions], positions, n, rotary, watched)
 
             probe = Probe(
@@ -330,6 +339,34 @@ class Engine:
             require_finite(logits, "the logits")
         return out
 
+    @torch.inference_mode()
+    def evict(self, prefill: Prefill, policy: BasePolicy, tokens: int) -> Evicting:
+        """What stays of the latest prefill's rows, in memory of its own; the cache stays whole.
+
+        Of a fused prefill a policy sees the queries of the last rows that follow each other: the
+        question's, where the documents' end was not recomputed.
+
+        Parameters
+        ----------
+        tokens : room for so many behind them.
+
+        Raises
+        ------
+        ValueError : as :meth:`decode`; or queries that the policy looks at were not kept, see
+            :attr:`observes`.
+        UserError, NotFinite : as :func:`models.eviction.base.keep`.
+        """
+        self._require_latest(prefill)
+        self.cache.rewind(prefill.length)
+        if watched(policy) and not prefill.observed:
+            raise ValueError("the policy looks at queries, and none were kept")
+        room = most_kept(policy, prefill.length, len(self.modules.layers)) + tokens
+        cache, buffer = self.together.cache(room)
+        cache.kv.zero_()  # the first use of its pages is not the eviction's
+        evicting = Evicting(self.modules, policy, prefill.length, tokens, cache, buffer)
+        evicting.begin(self.cache, prefill.observed)
+        return evicting
+
     def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
         """What an answer goes on from: its last token is not in the cache yet, the others are."""
         self._require_latest(prefill)
@@ -415,7 +452,9 @@ class Engine:
 def _seen(flight: Flight, prompt: Prompt) -> list[Tensor] | None:
     """Queries of the question's rows in all layers, where those were watched to the end."""
     first, end = prompt.question
-    rows = flight.watched
-    if rows != end - first or len(flight.queries) != flight.layer:
+    rows = end - first
+    if not 0 < rows <= flight.watched or len(flight.queries) != flight.layer:
         return None  # not watched, or rows that began above the first layer
-    return flight.queries if int(flight.positions[-rows]) == first else None
+    if len(flight.positions) < rows or int(flight.positions[-rows]) != first:
+        return None
+    return [queries[:, -rows:] for queries in flight.queries]

@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from models.attention.masked import Rows
 from models.errors import UserError
 from models.kv.cache import FusedCache
 from models.modules import Modules
-from models.places import Place, places
+from models.places import Place, Watched, places
 
 
 class Flight:
@@ -92,7 +91,7 @@ class Flight:
         for index in range(self.layer, layer):
             place = self.places[index]
             self.cache.layers[index].place(place.slots, place.length)
-            rows = _Watched(place.rows, self.watched, self.queries) if self.watched else place.rows
+            rows = Watched(place.rows, self.watched, self.queries) if self.watched else place.rows
             self.hidden = self.modules.layers[index](
                 self.hidden,
                 position_embeddings=(self.cos, self.sin),
@@ -115,6 +114,16 @@ class Flight:
             raise UserError(f"layer {layer} was asked for after layer {self.layer}: ask upwards")
         self.run_to(layer)
 
+    def last_queries(self) -> list[Tensor]:
+        """Queries of the rows at the end that follow each other, as far as these were watched.
+
+        ``[H, q, D]`` of every layer.
+        """
+        end = self.positions[-self.watched :] - int(self.positions[-1])
+        behind = end == torch.arange(1 - len(end), 1, device=end.device)
+        count = int(behind.flip(0).cumprod(0).sum())
+        return [queries[:, -count:] for queries in self.queries]
+
     def fresh(self, what: str, rows: slice = slice(None)) -> Tensor:
         """``q``, ``k`` (post-RoPE) or ``v`` of the next layer for some rows, ``[heads, n, D]``."""
         states = self.modules.project(self.layer, self.hidden[:, rows], what)
@@ -125,15 +134,3 @@ class Flight:
     def head(self) -> Tensor:
         """Logits of the last row only, ``[vocabulary]``, float32."""
         return self.modules.logits(self.hidden[0, -1]).float()
-
-
-class _Watched:
-    """Rows whose last queries are kept on their way: views, which take memory but no time."""
-
-    def __init__(self, rows: Rows, count: int, kept: list[Tensor]) -> None:
-        self.rows, self.count, self.kept = rows, count, kept
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """As the rows themselves."""
-        self.kept.append(query[0, :, -self.count :])
-        return self.rows.attend(query, key, value, scale)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
 from models.kv.cache import FusedCache, Slots
+
+# A view keeps all of a pass's queries in memory: of more than so many times its own, copies.
+FEW = 8
 
 
 @dataclass(frozen=True)
@@ -53,3 +57,19 @@ def places(
             )
             made[shift] = Place(slots, n_keys + shift, rows_for(backend, moved, n_keys + shift))
     return [made[layer.shift] for layer in cache.layers]
+
+
+class Watched:
+    """Rows whose last ``count`` queries are kept on their way, ``[H, count, D]``.
+
+    Views, which take neither time nor memory; copies where they are few of many.
+    """
+
+    def __init__(self, rows: Rows, count: int, kept: list[Tensor]) -> None:
+        self.rows, self.count, self.kept = rows, count, kept
+
+    def attend(self, query: Tensor, key: Any, value: Any, scale: float) -> Tensor:
+        """As the rows themselves."""
+        last = query[0, :, -self.count :]
+        self.kept.append(last.clone() if query.shape[2] > FEW * self.count else last)
+        return self.rows.attend(query, key, value, scale)

@@ -112,6 +112,12 @@ class FusedLayer(CacheLayerMixin):
         kept, seen = source.positions.gather(1, slots), source.seen
         self.kept, self.length, self.shift = kept, slots.shape[1], slots.shape[1] - seen
 
+    def copy(self, source: FusedLayer) -> None:
+        """Hold what a layer of another cache holds; there must be room."""
+        rows = source.owner.kv[:, source.layer, :, : source.length]
+        self.owner.kv[:, self.layer, :, : source.length] = rows
+        self.kept, self.length, self.shift = source.kept, source.length, source.shift
+
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         return self.length, 0
 
