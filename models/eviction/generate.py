@@ -24,10 +24,12 @@ class EvictingCache(Cache):
     fresh : validity and positions of the tokens in flight, ``[B, q]`` each.
     """
 
-    def __init__(self, policy: BasePolicy, n_layers: int) -> None:
+    def __init__(self, policy: BasePolicy, family: Any) -> None:
         self.policy = policy
+        self.scale: float = family.scale
         self.fresh: tuple[Tensor, Tensor] | None = None
-        super().__init__(layers=[EvictingLayer() for _ in range(n_layers)])
+        self._rotary = family.rotary
+        super().__init__(layers=[EvictingLayer() for _ in family.layers])
 
     @property
     def first(self) -> EvictingLayer:
@@ -59,6 +61,11 @@ class EvictingCache(Cache):
         self.fresh = (valid, positions)
         return positions
 
+    def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cos and sin ``[B, n, D]`` of positions ``[B, n]``, in float32: turning back rounds."""
+        cos, sin = self._rotary(torch.empty(0, device=positions.device), positions)
+        return cos, sin
+
     def kv_bytes(self) -> int:
         """Bytes of the keys and values that are held."""
         return sum(2 * layer.keys.nbytes for layer in self.layers if layer.keys is not None)
@@ -83,7 +90,7 @@ def evicting(model: Any, policy: BasePolicy) -> Iterator[EvictingCache]:
     if attends not in ("sdpa", "eager"):
         raise UserError(f"eviction goes with sdpa or eager attention, not {attends}")
     family = FAMILIES[kind](model)
-    cache = EvictingCache(policy, len(family.layers))
+    cache = EvictingCache(policy, family)
     hooks = _Hooks(family, cache, attends == "eager")
     handles = [model.model.register_forward_pre_hook(hooks.before, with_kwargs=True)]
     for layer in family.layers:
@@ -106,7 +113,7 @@ class _Hooks:
         """Take down what comes; count positions inside of the cache where the policy does."""
         if kwargs.get("past_key_values") is not self.cache:
             return None
-        inputs = kwargs.get("input_ids")
+        inputs = args[0] if args else kwargs.get("input_ids")
         inputs = kwargs["inputs_embeds"] if inputs is None else inputs
         shape = (inputs.shape[0], inputs.shape[1])
         positions = kwargs.get("position_ids")
@@ -145,9 +152,4 @@ class _Hooks:
             cos, sin = (part[:, -last:] for part in kwargs["position_embeddings"])
             queries = self.family.queries(index, hidden[:, -last:], cos, sin)
         place = (index, len(cache.layers))
-        layer.settle(policy, place, cache.fresh, queries, self.family.scale, self._angles)
-
-    def _angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        like = torch.empty(0, device=positions.device)  # float32: turning back and forth rounds
-        cos, sin = self.family.rotary(like, positions)
-        return cos, sin
+        layer.settle(policy, place, cache.fresh, queries, cache.scale, cache.angles)
