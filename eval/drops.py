@@ -29,7 +29,7 @@ def make_policies(config: EvalConfig) -> Drops:
     known: set[str] = set()
     for name in config.drop:
         options: dict[str, Any] = {}
-        if name != eviction.NONE:
+        if name.partition(":")[0] != eviction.NONE:
             cls = eviction.policy_class(name)
             hints, own = get_type_hints(cls), {field.name for field in option_fields(cls)}
             known |= own

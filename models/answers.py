@@ -163,9 +163,8 @@ class Together:
         hidden = self.modules.embed(ids[None])
         queries: list[Tensor] = []
         watching = any(answer.evicting and answer.evicting.steps for answer in answers)
-        for layer, seen in zip(self.modules.layers, rows, strict=True):
-            if watching:
-                seen = Watched(seen, ROWS, queries)
+        for layer, alone in zip(self.modules.layers, rows, strict=True):
+            seen = Watched(alone, ROWS, queries) if watching else alone
             hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=seen)
         logits = self.modules.logits(hidden[0]).float()
         tokens = logits.argmax(-1).tolist()

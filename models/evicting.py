@@ -106,6 +106,7 @@ class Evicting:
                 return count
         return most
 
+    @torch.inference_mode()
     def fork(self, cache: FusedCache, buffer: Tensor) -> Evicting:
         """The same at this moment over other memory, to go on with by itself."""
         other = Evicting(self.modules, self.policy, self.prompt, self.tokens, cache, buffer)
