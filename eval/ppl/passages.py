@@ -38,7 +38,7 @@ def passages(config: PplConfig, tokenizer: Any) -> tuple[list[Passage], str]:
     UserError : the text is missing, or too short for its passages not to overlap.
     """
     text, where = load(config.haystack)
-    pieces = [tokenizer(piece, add_special_tokens=False).input_ids for piece in sentences(text)]
+    pieces = [tokenizer(piece, add_special_tokens=False).input_ids for piece in _spaced(text)]
     sink = tokenizer("").input_ids  # what the tokenizer puts in front of every text
     size = config.context + (config.follow if config.task == "text" else 0)
     total = sum(map(len, pieces))
@@ -54,6 +54,16 @@ def passages(config: PplConfig, tokenizer: Any) -> tuple[list[Passage], str]:
         behind += len(piece)
     make = _text if config.task == "text" else _hidden
     return [make(config, tokenizer, sink, pieces[at:], i) for i, at in enumerate(starts)], where
+
+
+def _spaced(text: str) -> list[str]:
+    """The text's sentences, each with the space *before* it: tokens of words begin with theirs."""
+    found, space = [], ""
+    for sentence in sentences(text):
+        words = sentence.rstrip()
+        found.append(space + words)
+        space = sentence[len(words) :]
+    return found
 
 
 def _text(
@@ -75,7 +85,7 @@ def _hidden(
 ) -> Passage:
     """A fact among the sentences, at depths from the beginning to the end in turn."""
     fact, question, answer = _fact(config, number)
-    told = tokenizer(f" {fact} ", add_special_tokens=False).input_ids
+    told = tokenizer(f" {fact}", add_special_tokens=False).input_ids
     room = config.context - len(sink) - len(told)
     around: list[list[int]] = []
     for piece in pieces:
