@@ -16,8 +16,8 @@ from stage.options import option
 class EvalConfig(PrecomputeConfig):
     """Answer every question with each method and compare it with the full prefill.
 
-    ``method_options`` are options of selectors and correctors, for all of ``reuse`` and ``correct``
-    that have them.
+    ``method_options`` are options of selectors, correctors and policies, for all of ``reuse``,
+    ``correct`` and ``drop`` that have them.
     """
 
     reuse: list[str] = option(
@@ -26,6 +26,10 @@ class EvalConfig(PrecomputeConfig):
     correct: list[str] = option(
         [AUTO], "what is done to other rows: each method's own (auto), none, shift; or several"
     )
+    drop: list[str] = option(
+        ["none"], "which rows leave the cache: none (default), streaming, snapkv, ...; or several"
+    )
+    drop_config: str | None = option(None, "a file of options for DROP, as in config/drop/")
     rate: list[float] = option([0.15], "share of document tokens that is recomputed, 0 to 1 (0.15)")
     max_new_tokens: int | None = option(None, "length of an answer (as the benchmark says)")
     seed: int = option(0, "seed of the random control and of the bootstrap (0)")

@@ -14,15 +14,19 @@ import torch
 from torch import Tensor
 
 from data.inputs import Item
+from eval.after import After
 from eval.analysis.fidelity import agreement, kl_divergence, mean_kl
 from eval.config import EvalConfig
 from eval.kept import KeptAnswers
 from eval.metrics.decisions import same_decision
 from eval.metrics.scores import score
 from eval.variants import Variant
-from models.answers import Answer, NoAnswer
+from models import leaving
+from models.answers import NoAnswer
 from models.engine import Engine, Prefill
 from models.errors import UserError
+from models.evicting import most_kept
+from models.eviction import BasePolicy
 from models.finite import require_finite
 from models.flops import flop_limit
 from models.kv import store
@@ -102,21 +106,20 @@ class Pending:
 
     Attributes
     ----------
-    record : what will be kept, without ``prediction`` and scores.
-    answer : in the making beside others; ``tokens`` where it is known already.
+    record : what will be kept, without ``prediction``, scores and TPOT.
+    after : its answer in the making, and what its tokens take.
     full : the full prefill's answer.
     """
 
     item: Item
     variant: Variant
     record: dict[str, Any]
-    answer: Answer | None
-    tokens: list[int]
+    after: After
     full: str
 
     @property
     def done(self) -> bool:
-        return self.answer is None or self.answer.done
+        return self.after.done
 
 
 class Evaluator:
@@ -277,17 +280,24 @@ class Evaluator:
         UserError : the method failed here; names item and method.
         """
         name = _name(item, f"method {variant.spec}")
-        answer, tokens = None, reference.tokens
         with _named(name):
             if variant.selector is None:
                 measured, ready = self._full(reference), reference.prefill
             else:
-                measured, ready, answer, tokens = self._fused(item, variant, reference, name)
+                measured, ready = self._fused(item, variant, reference)
+            if variant.policy:
+                after = self._dropping_after(variant.policy, ready, reference, name)
+            elif variant.selector is None:
+                after = self._full_after(reference)
+            else:
+                after = self._whole_after(ready, reference, name)
+            with self.ledger.charge("score"):
+                measured |= self._distances(reference, ready, after)
             record = self._described(item, variant, reference, measured, ready)
-        if answer and answer.buffer is None:
+        if after.answer and after.at_once:
             with self.ledger.charge("decode"):
-                self.engine.together.finish(answer)
-        return Pending(item, variant, record, answer, tokens, reference.text)
+                self.engine.together.finish(after.answer)
+        return Pending(item, variant, record, after, reference.text)
 
     def complete(self, pending: Pending) -> dict[str, Any]:
         """Everything that is kept of one item under one method, once its answer is there.
@@ -297,7 +307,7 @@ class Evaluator:
         UserError : a figure is NaN or infinite; names item and method.
         """
         item, record = pending.item, pending.record
-        tokens = pending.answer.tokens if pending.answer else pending.tokens
+        tokens = pending.after.found()
         with self.ledger.charge("score"), _named(_name(item, f"method {pending.variant.spec}")):
             text, points = self._score(item, tokens)
             record |= {"prediction": text, "score": points}
@@ -308,6 +318,7 @@ class Evaluator:
                 first_line=self.dataset.first_line,
                 all_classes=item.row["all_classes"],
             )
+            record |= pending.after.times(not pending.variant.oracle)
             record["extra_scores"] = self._extra_scores(item, text)
             _require_finite(record)
         return record
@@ -357,40 +368,26 @@ class Evaluator:
         cold = self.config.cold
         layers = len(self.engine.modules.layers)
         return {
-            "kl_first": 0.0,
-            "kl_mean": 0.0,
-            "top1_agreement": agreement(reference.logits, reference.forced),
             "delta_kv": [0.0] * layers if self.config.deviation else None,
             "delta_attn": [0.0] * layers if self.config.deviation else None,
             "ttft_ms": {"cold": ttft if cold else None, "ready": ttft},
             "ttft_parts_ms": parts if cold else None,
             "ttft_parts_ready_ms": parts,
-            "tpot_ms": reference.tpot_ms,
             "flop_limit": 1.0,
             "page_cache_dropped": None,
         }
 
     def _fused(
-        self, item: Item, variant: Variant, reference: Reference, name: str
-    ) -> tuple[dict[str, Any], Prefill, Answer | None, list[int]]:
+        self, item: Item, variant: Variant, reference: Reference
+    ) -> tuple[dict[str, Any], Prefill]:
         cold, ready, dropped = self._fuse(item, variant, reference)
-        tpot = self._tpot(ready) if self.config.cold else None
-        with self.ledger.charge("follow"):
-            logits = self.engine.follow(ready, reference.forced)
         delta_kv, delta_attn = None, None
         if self.config.deviation:
             assert reference.truth is not None, "observed because deviations were asked for"
             with self.ledger.charge("follow"):
                 delta_kv, delta_attn = self.engine.deviations(reference.truth)
         timed = not variant.oracle
-        with self.ledger.charge("score"):
-            distances = {
-                "kl_first": kl_divergence(reference.prefill.logits, ready.logits),
-                "kl_mean": mean_kl(reference.logits, logits),
-                "top1_agreement": agreement(logits, reference.forced),
-            }
         measured = {
-            **distances,
             "delta_kv": delta_kv,
             "delta_attn": delta_attn,
             "ttft_ms": {
@@ -399,37 +396,95 @@ class Evaluator:
             },
             "ttft_parts_ms": cold.parts_ms if cold and timed else None,
             "ttft_parts_ready_ms": ready.parts_ms if timed else None,
-            "tpot_ms": tpot if timed else None,
             "flop_limit": flop_limit(self.engine.modules, len(item.prompt), ready.passes)
             if timed
             else None,
             "page_cache_dropped": dropped,
         }
-        return measured, ready, *self._answer(ready, logits, reference, name)
+        return measured, ready
 
-    def _answer(
-        self, ready: Prefill, logits: Tensor, reference: Reference, name: str
-    ) -> tuple[Answer | None, list[int]]:
-        """The method's own greedy answer, to be decoded, or its tokens where they are known.
+    def _distances(self, reference: Reference, ready: Prefill, after: After) -> dict[str, Any]:
+        """From the full prefill, and along its answer; of itself it has none."""
+        same = ready is reference.prefill
+        whole = same and after.evicting is None
+        return {
+            "kl_first": 0.0 if same else kl_divergence(reference.prefill.logits, ready.logits),
+            "kl_mean": 0.0 if whole else mean_kl(reference.logits, after.logits),
+            "top1_agreement": agreement(after.logits, reference.forced),
+        }
+
+    def _full_after(self, reference: Reference) -> After:
+        """The full prefill's own answer."""
+        kv_bytes = store.kv_bytes(self.engine.modules, reference.prefill.length)
+        tokens, generated = reference.tokens, len(reference.forced)
+        return After(reference.logits, kv_bytes, reference.tpot_ms, None, tokens, generated)
+
+    def _whole_after(self, ready: Prefill, reference: Reference, name: str) -> After:
+        """An answer over all rows.
 
         In float32 it goes on from where it leaves the full prefill's: up to there it was already
         followed, token by token. In half precision many rows at once round otherwise than few,
         enough to flip a near tie.
         """
-        given: list[int] = []
-        if self.engine.modules.dtype == torch.float32:
-            greedy = logits.argmax(-1).tolist()
-            pairs = enumerate(zip(greedy, reference.forced, strict=True))
-            same = next((i for i, (ours, theirs) in pairs if ours != theirs), None)
-            if same is None:
-                return None, reference.tokens
-            given = [*reference.forced[:same], greedy[same]]
+        tpot = self._tpot(ready) if self.config.cold else None
+        with self.ledger.charge("follow"):
+            logits = self.engine.follow(ready, reference.forced)
+        kv_bytes = store.kv_bytes(self.engine.modules, ready.length)
+        same = self._agreed(logits, reference)
+        if same is None:
+            tokens, generated = reference.tokens, len(reference.forced)
+            return After(logits, kv_bytes, tpot, None, tokens, generated)
         with self.ledger.charge("decode"):
             own = self.engine.together.admits(ready.length + self.max_new_tokens)
             answer = self.engine.answer(
-                ready, self.max_new_tokens, self.stops, given, name=name, own=own
+                ready, self.max_new_tokens, self.stops, same, name=name, own=own
             )
-        return answer, []
+        return After(logits, kv_bytes, tpot, answer, [], 0, at_once=not own)
+
+    def _agreed(self, logits: Tensor, reference: Reference) -> list[int] | None:
+        """The beginning of an answer that following the full prefill's has told; None: all of it.
+
+        Nothing in half precision.
+        """
+        if self.engine.modules.dtype != torch.float32:
+            return []
+        greedy = logits.argmax(-1).tolist()
+        pairs = enumerate(zip(greedy, reference.forced, strict=True))
+        same = next((i for i, (ours, theirs) in pairs if ours != theirs), None)
+        return None if same is None else [*reference.forced[:same], greedy[same]]
+
+    def _dropping_after(
+        self, policy: BasePolicy, prefill: Prefill, reference: Reference, name: str
+    ) -> After:
+        """An answer over the rows that a policy leaves. Each pass over them has a copy of its own:
+
+        what a token lets go is gone for whatever else would begin there.
+        """
+        engine, tokens = self.engine, self.max_new_tokens
+        n_layers = len(engine.modules.layers)
+        own = engine.together.admits(most_kept(policy, prefill.length, n_layers) + tokens)
+        with self.ledger.charge("decode"):
+            evicting = engine.evict(prefill, policy, tokens)
+            kv_bytes, step_ms = evicting.cache.bytes, None
+            if self.config.cold:
+                with leaving.copied(engine.together, evicting) as copy:
+                    length = min(1 + TPOT_STEPS, tokens)
+                    steps = leaving.decode(copy, prefill, length, self.stops).step_ms
+                step_ms = sum(steps) / len(steps) if steps else None
+        with self.ledger.charge("follow"), leaving.copied(engine.together, evicting) as copy:
+            logits = leaving.follow(copy, prefill, reference.forced)
+        if self._agreed(logits, reference) is None:
+            engine.together.give_back(evicting.buffer)
+            told = reference.tokens, len(reference.forced)
+            return After(logits, kv_bytes, step_ms, None, *told, evicting=copy)
+        answer = leaving.answer(engine.together, evicting, prefill, self.stops, name)
+        return After(logits, kv_bytes, step_ms, answer, [], 0, evicting=evicting, at_once=not own)
+
+    def follow_dropping(self, policy: BasePolicy, prefill: Prefill, reference: Reference) -> None:
+        """A policy once, to be thrown away: what it calls is warm then."""
+        evicting = self.engine.evict(prefill, policy, self.max_new_tokens)
+        leaving.follow(evicting, prefill, reference.forced)
+        self.engine.together.give_back(evicting.buffer)
 
     def _tpot(self, prefill: Prefill) -> float | None:
         """Milliseconds of a token decoded alone, the mean over a few."""

@@ -45,6 +45,10 @@ class Record(BaseModel):
     ttft_parts_ms: Times | None
     ttft_parts_ready_ms: Times | None
     tpot_ms: float | None
+    tpot_parts_ms: Times | None
+    evict_ms: float | None
+    evictions: int
+    kv_bytes: int
     flop_limit: float | None
     full_prefill_ms: float
     load_ms: float | None

@@ -21,9 +21,10 @@ from eval.kept import KeptAnswers
 from eval.metrics import scores
 from eval.report import table as report
 from eval.variants import Variant
-from models import correctors
+from models import correctors, eviction
 from models.code import code_digest
 from models.errors import UserError
+from models.evicting import watched
 from models.kv import store
 from precompute.build import precompute
 from stage import environment
@@ -37,12 +38,15 @@ MEASURED_BY = (
     "models.flops",
     "models.kv.capture",
     "models.kv.store",
+    "models.leaving",
     "models.linear.layers",
     "eval.analysis.fidelity",
     "eval.metrics.scores",
 )
 # Taken while it is being imported: what is edited during a long run is not what made its records.
-CODE = code_digest(*MEASURED_BY, files=[Path(__file__).parent / "evaluator.py"])
+CODE = code_digest(
+    *MEASURED_BY, files=[Path(__file__).parent / name for name in ("evaluator.py", "after.py")]
+)
 # An old picture is drawn anew where this differs.
 DRAWN_BY = code_digest(files=[Path(__file__).parent / "report" / "heatmap.py"])
 Runs = list[tuple[Variant, RunFolder]]
@@ -146,6 +150,9 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "corrector": correctors.spec_of(variant.corrector),
         "corrector_options": variant.corrector.identity() if variant.corrector else {},
         "corrector_code": variant.corrector_code,
+        "drop": eviction.spec_of(variant.policy),
+        "drop_options": variant.policy.identity() if variant.policy else {},
+        "drop_code": variant.policy_code,
     }
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
@@ -188,6 +195,8 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     print(f"eval: {session.dataset.name}: {len(todo)} items, {len(runs)} methods", flush=True)
     longest = max(len(item.prompt) for item in items)
     session.engine.watches = evaluator.config.deviation
+    policies = [variant.policy for variant, _ in runs if variant.policy]
+    session.engine.observes = max(map(watched, policies), default=0)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
@@ -213,7 +222,8 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
 def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs, waiting: Waiting) -> None:
     """One item under these methods; answers may wait to be decoded beside those of others."""
     reference = evaluator.reference(item)
-    for variant, run_folder in runs:
+    # Policies on the full prefill go first, while the cache holds it.
+    for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
         waiting.append((evaluator.begin(item, variant, reference), run_folder))
         settle(evaluator, waiting)
 
@@ -236,9 +246,12 @@ def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: War
     todo = {key: variant for key, variant in cold.items() if key not in warm}
     if todo:
         reference = evaluator.reference(item)
-    for variant in todo.values():
+    for variant in sorted(todo.values(), key=lambda variant: variant.selector is not None):
+        prefill = reference.prefill
         if variant.selector:
-            evaluator.fuse(item, variant, reference)
+            prefill = evaluator.fuse(item, variant, reference)[1]
+        if variant.policy:
+            evaluator.follow_dropping(variant.policy, prefill, reference)
     warm.update(todo)
 
 

@@ -1,14 +1,15 @@
-"""The methods of an evaluation: each a selector at one rate, with a corrector or without."""
+"""The methods of an evaluation: a selector at one rate, a corrector or none, a policy or none."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_type_hints
 
 from data.context import Context
 from eval.config import EvalConfig
-from models import correctors, selectors
+from eval.drops import Drops, make_policies
+from models import correctors, eviction, selectors
 from models.errors import UserError
 from models.extension import Extension, option_fields
 from stage.config import AUTO
@@ -30,6 +31,8 @@ class Variant:
     corrector_code : hash of its source.
     context : what its chunks are captured behind, as ``CONTEXT`` names it; None for the full
         prefill.
+    policy : None where no row leaves the cache.
+    policy_code : hash of its source.
     """
 
     spec: str
@@ -39,6 +42,8 @@ class Variant:
     corrector: correctors.BaseCorrector | None = None
     corrector_code: str | None = None
     context: str | None = None
+    policy: eviction.BasePolicy | None = None
+    policy_code: str | None = None
 
     @property
     def oracle(self) -> bool:
@@ -53,7 +58,7 @@ class Variant:
 
 
 def make_variants(config: EvalConfig) -> list[Variant]:
-    """Every method of ``REUSE`` at every rate, each once.
+    """Every method of ``REUSE`` at every rate with every policy of ``DROP``, each once.
 
     Raises
     ------
@@ -61,9 +66,11 @@ def make_variants(config: EvalConfig) -> list[Variant]:
         chosen method or corrector has: it would change nothing.
     """
     found: dict[tuple[str, float | None], Variant] = {}
+    drops = make_policies(config)
     for name in config.reuse:
         if name == selectors.FULL_PREFILL:
-            found[name, None] = Variant(name, None, None)
+            for variant in _dropping(Variant(name, None, None), drops):
+                found[variant.spec, None] = variant
             continue
         selector = selectors.build(name, **config.method_options)
         context = selector.context if config.context == AUTO else config.context
@@ -71,18 +78,25 @@ def make_variants(config: EvalConfig) -> list[Variant]:
         for corrector, corrector_code in make_correctors(config, selector).values():
             spec = label(selector, corrector, context)
             for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
-                variant = Variant(spec, selector, rate, code, corrector, corrector_code, context)
-                if type(found.setdefault((spec, rate), variant).selector) is not type(selector):
-                    raise UserError(
-                        f"REUSE={name}: another method {spec} is named too; rename a file"
-                    )
-    chosen = [found for v in found.values() for found in (v.selector, v.corrector) if found]
+                plain = Variant(spec, selector, rate, code, corrector, corrector_code, context)
+                for variant in _dropping(plain, drops):
+                    there = found.setdefault((variant.spec, rate), variant)
+                    if type(there.selector) is not type(selector):
+                        raise UserError(
+                            f"REUSE={name}: another method {spec} is named too; rename a file"
+                        )
+    parts = [(v.selector, v.corrector, v.policy) for v in found.values()]
+    chosen: list[Extension] = [part for each in parts for part in each if part]
     known = {key for extension in chosen for key in extension.identity()}
     for name in config.method_options:
         if name not in known:
             methods, named = " ".join(config.reuse), " ".join(config.correct)
+            dropped = (
+                f" or DROP={' '.join(config.drop)!r}" if config.drop != [eviction.NONE] else ""
+            )
             raise UserError(
                 f"{name.upper()}= is an option of none of REUSE={methods!r} or CORRECT={named!r}"
+                f"{dropped}"
             )
     return list(found.values())
 
@@ -101,6 +115,13 @@ def label(
     )
 
 
+def _dropping(variant: Variant, drops: Drops) -> Iterator[Variant]:
+    """The variant with every policy, named after it."""
+    for spec, (policy, code) in drops.items():
+        full = variant.spec if policy is None else f"{variant.spec} + drop={spec}"
+        yield replace(variant, spec=full, policy=policy, policy_code=code)
+
+
 def make_correctors(
     config: EvalConfig, selector: selectors.BaseSelector
 ) -> dict[str, tuple[correctors.BaseCorrector | None, str | None]]:
@@ -117,7 +138,7 @@ def make_correctors(
 
 
 def method_options(config: EvalConfig) -> Iterator[Option]:
-    """The options of all selectors and correctors that there are, or are named, each once."""
+    """The options of all selectors, correctors and policies that there are, or are named."""
     seen: dict[str, Option] = {}
     for name, cls in _extensions(config):
         hints = get_type_hints(cls)
@@ -134,3 +155,6 @@ def _extensions(config: EvalConfig) -> Iterator[tuple[str, type[Extension]]]:
     for name in dict.fromkeys([*correctors.names(), *config.correct]):
         if name.partition(":")[0] not in (correctors.NONE, AUTO):
             yield name, correctors.corrector_class(name)
+    for name in dict.fromkeys([*eviction.names(), *config.drop]):
+        if name.partition(":")[0] != eviction.NONE:
+            yield name, eviction.policy_class(name)

@@ -79,6 +79,12 @@ COMMANDS = {
         "eval.gate:main",
         "stage.config:ModelConfig",
     ),
+    "ppl": Command(
+        "perplexity, memory and times over eviction policies (DROP) and kept shares (KEEPS)",
+        "eval.ppl.__main__:main",
+        "eval.ppl.config:PplConfig",
+        announces=False,
+    ),
     "doctor": Command(
         "what this machine has and lacks, each lack with its remedy",
         "kvfuse.doctor:main",

@@ -13,8 +13,11 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
+from models.evicting import Evicting
 from models.finite import NotFinite, require_finite
+from models.kv.cache import FusedCache, FusedLayer
 from models.modules import Modules
+from models.places import Watched
 
 # Rows of every step. Fewer answers are filled up with idle rows: the products keep their shape, so
 # that their rounding, and with it an answer, does not depend on how many others are beside it.
@@ -33,22 +36,23 @@ class Answer:
 
     Attributes
     ----------
-    kv : ``[2, L, H_kv, capacity, D]`` rotated keys, and values, valid below ``length``.
-    tokens : the answer so far; its last token is not in ``kv`` yet.
+    cache : rotated keys, and values, of what stands before it, and of its own tokens but the last.
+    tokens : the answer so far.
     limit : most tokens of an answer.
     name : what the messages of its troubles begin with.
     stop_token : what ended the answer, None when its length did.
-    buffer : memory that ``kv`` is a view of and that another answer may have afterwards.
+    buffer : memory that the cache lies in and that another answer may have afterwards.
+    evicting : what lets rows of the cache go meanwhile.
     """
 
-    kv: Tensor
-    length: int
+    cache: FusedCache
     tokens: list[int]
     limit: int
     stop_ids: Collection[int]
     name: str = "the answer"
     stop_token: int | None = None
     buffer: Tensor | None = None
+    evicting: Evicting | None = None
 
     @property
     def done(self) -> bool:
@@ -90,6 +94,17 @@ class Together:
         self._spare.clear()  # too small, all of them: what is held must not pile up
         self.peak = max(self.peak, self.bytes + need * self.modules.dtype.itemsize)
         return torch.empty(need, device=self.modules.device, dtype=self.modules.dtype)
+
+    def cache(self, tokens: int) -> tuple[FusedCache, Tensor]:
+        """A cache with room for so many tokens, and the memory that it lies in."""
+        buffer = self.room(tokens)
+        shape = self.modules.kv_shape(tokens)
+        kv = buffer[: math.prod(shape)].view(shape)
+        return FusedCache(self.modules.cache_shape, kv.device, kv.dtype, kv), buffer
+
+    def give_back(self, buffer: Tensor) -> None:
+        """Memory that nobody needs any more."""
+        self._spare.append(buffer)
 
     def admits(self, tokens: int) -> bool:
         """Whether an answer may wait with a copy of so many tokens' keys and values.
@@ -141,21 +156,26 @@ class Together:
         device = self.modules.device
         idle = [0] * (ROWS - len(answers))
         ids = torch.tensor([*(answer.tokens[-1] for answer in answers), *idle], device=device)
-        positions = torch.tensor([*(answer.length for answer in answers), *idle], device=device)
+        caches = [answer.cache for answer in answers]
+        positions = torch.tensor([*(cache.seen for cache in caches), *idle], device=device)
         embeddings = self.modules.rotary(self.modules.embed.weight, positions[None])
-        cache, rows = _Caches(answers), _EachItsOwn(answers, self.backend, device)
+        cache, rows = _Caches(caches), _rows(caches, self.backend, device)
         hidden = self.modules.embed(ids[None])
-        for layer in self.modules.layers:
-            hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=rows)
+        queries: list[Tensor] = []
+        watching = any(answer.evicting and answer.evicting.steps for answer in answers)
+        for layer, alone in zip(self.modules.layers, rows, strict=True):
+            seen = Watched(alone, ROWS, queries) if watching else alone
+            hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=seen)
         logits = self.modules.logits(hidden[0]).float()
         tokens = logits.argmax(-1).tolist()
-        for answer, row, token in zip(answers, logits, tokens, strict=False):
+        for number, (answer, row, token) in enumerate(zip(answers, logits, tokens, strict=False)):
             try:
                 require_finite(row, "the logits")
             except NotFinite as error:
                 self.active.remove(answer)
                 raise NoAnswer(f"{answer.name}: {error}") from None
-            answer.length += 1
+            if answer.evicting:
+                answer.evicting.passed([one[:, number : number + 1] for one in queries])
             answer.add(token)
         done = [one.buffer for one in self.active if one.done]
         self._spare += [buffer for buffer in done if buffer is not None]
@@ -165,9 +185,9 @@ class Together:
 class _Caches(Cache):
     """The answers' caches as the library's layers see them: one cache with a row for each."""
 
-    def __init__(self, answers: list[Answer]) -> None:
-        n_layers = answers[0].kv.shape[1]
-        super().__init__(layers=[_Layer(answers, layer) for layer in range(n_layers)])
+    def __init__(self, caches: list[FusedCache]) -> None:
+        each = zip(*(cache.layers for cache in caches), strict=True)
+        super().__init__(layers=[_Layer(list(layers)) for layers in each])
 
 
 class _Layer(CacheLayerMixin):
@@ -175,43 +195,59 @@ class _Layer(CacheLayerMixin):
 
     is_sliding = False
 
-    def __init__(self, answers: list[Answer], layer: int) -> None:
+    def __init__(self, layers: list[FusedLayer]) -> None:
         super().__init__()
-        self.answers = answers
-        self.layer = layer
+        self.layers = layers
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to do: the answers' rows exist."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> Any:
-        """Keys and values of every answer, ``[1, H_kv, length + 1, D]`` each, as two lists."""
+        """Keys and values of every answer, ``[1, H_kv, length, D]`` each, as two lists."""
         found: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for kind, states in enumerate((key_states[0], value_states[0])):
-            for row, answer in enumerate(self.answers):
-                target = answer.kv[kind, self.layer]
-                target[:, answer.length] = states[:, row]
-                found[kind].append(target[None, :, : answer.length + 1])
+        for row, layer in enumerate(self.layers):
+            layer.place(slice(layer.length, layer.length + 1), layer.length + 1)
+            one = slice(row, row + 1)
+            for full, states in zip(
+                found, layer.update(key_states[:, :, one], value_states[:, :, one]), strict=True
+            ):
+                full.append(states)
         return found
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.get_seq_length(), 0
+        return max(layer.length for layer in self.layers), 0
 
     def get_seq_length(self) -> int:
-        return max(answer.length for answer in self.answers)
+        return max(layer.seen for layer in self.layers)
 
     def get_max_length(self) -> int:
-        return max(answer.kv.shape[3] for answer in self.answers)
+        return max(layer.get_max_length() for layer in self.layers)
+
+
+def _rows(caches: list[FusedCache], backend: str, device: torch.device) -> list[_EachItsOwn]:
+    """The attention of one more row for each cache, layer by layer.
+
+    Layers of equal lengths share one; so do caches.
+    """
+    alone: dict[int, Rows] = {}
+    together: dict[tuple[int, ...], _EachItsOwn] = {}
+    found = []
+    for lengths in zip(*(cache.lengths for cache in caches), strict=True):
+        if lengths not in together:
+            for length in set(lengths).difference(alone):
+                slot = torch.tensor([length], device=device)
+                alone[length] = rows_for(backend, slot, length + 1)
+            together[lengths] = _EachItsOwn([alone[length] for length in lengths])
+        found.append(together[lengths])
+    return found
 
 
 class _EachItsOwn:
     """Attention of rows that each see another cache; what idle rows get is zero."""
 
-    def __init__(self, answers: list[Answer], backend: str, device: torch.device) -> None:
-        self.rows: list[Rows] = []
-        for answer in answers:
-            position = torch.tensor([answer.length], device=device)
-            self.rows.append(rows_for(backend, position, answer.length + 1))
+    def __init__(self, rows: list[Rows]) -> None:
+        self.rows = rows
 
     def attend(self, query: Tensor, key: Any, value: Any, scale: float) -> Tensor:
         """``[1, H, R, D]`` queries over a list of keys and one of values; ``[1, R, H, D]``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +13,8 @@ from models.answers import Answer, Together
 from models.choice import choose
 from models.correction import Correction
 from models.correctors import BaseCorrector
+from models.evicting import Evicting, most_kept, watched
+from models.eviction.base import BasePolicy
 from models.finite import require_finite
 from models.flight import Flight
 from models.kv.cache import FusedCache
@@ -43,6 +44,8 @@ class Prefill:
     ttft_ms : token ids in memory → first token id on the host.
     parts_ms : the same time by part, see :data:`models.timing.PARTS`.
     queries : ``[H, q, D]`` of the question's rows in every layer, where they were watched.
+    observed : ``[H, q, D]`` of the prompt's last rows in every layer, as far as they were computed
+        and asked for (:attr:`Engine.observes`).
     """
 
     prompt: Prompt
@@ -54,6 +57,7 @@ class Prefill:
     ttft_ms: float
     parts_ms: dict[str, float]
     queries: list[Tensor] | None = None
+    observed: list[Tensor] = field(default_factory=list)
 
     @property
     def length(self) -> int:
@@ -86,6 +90,7 @@ class Engine:
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
         self.together = Together(self.modules, self.backend)
+        self.observes = 0  # so many of a prompt's last queries are kept, for policies
         self.watches = False  # keeps the question's queries of fused prefills, for deviations
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
@@ -109,7 +114,7 @@ class Engine:
     def _begin(self, prompt: Prompt) -> None:
         """Forget the latest prefill and make room for another."""
         self._latest, self._behind = None, []
-        self.cache.length = 0
+        self.cache.clear()
         self.cache.reserve(len(prompt))
 
     def _land(
@@ -143,6 +148,7 @@ class Engine:
             total,
             watch.parts,
             _seen(flight, prompt),
+            flight.last_queries() if self.observes else [],
         )
         return self._latest
 
@@ -168,7 +174,8 @@ class Engine:
         watch = Stopwatch(self.device)
         ids = torch.tensor(prompt.ids, device=self.device)
         n = len(ids)
-        flight = self._flight(ids, torch.arange(n, device=self.device), n, self._rotary(n))
+        positions, watched = torch.arange(n, device=self.device), min(n, self.observes)
+        flight = self._flight(ids, positions, n, self._rotary(n), watched)
         return self._land(prompt, flight, watch)
 
     @torch.inference_mode()
@@ -224,6 +231,7 @@ class Engine:
 
             def launch(positions: Tensor) -> Flight:
                 watched = question if self.watches and len(positions) >= question else 0
+                watched = max(watched, min(self.observes, len(positions)))
                 return self._flight(ids[positions], positions, n, rotary, watched)
 
             probe = Probe(
@@ -331,6 +339,34 @@ class Engine:
             require_finite(logits, "the logits")
         return out
 
+    @torch.inference_mode()
+    def evict(self, prefill: Prefill, policy: BasePolicy, tokens: int) -> Evicting:
+        """What stays of the latest prefill's rows, in memory of its own; the cache stays whole.
+
+        Of a fused prefill a policy sees the queries of the last rows that follow each other: the
+        question's, where the documents' end was not recomputed.
+
+        Parameters
+        ----------
+        tokens : room for so many behind them.
+
+        Raises
+        ------
+        ValueError : as :meth:`decode`; or queries that the policy looks at were not kept, see
+            :attr:`observes`.
+        UserError, NotFinite : as :func:`models.eviction.base.keep`.
+        """
+        self._require_latest(prefill)
+        self.cache.rewind(prefill.length)
+        if watched(policy) and not prefill.observed:
+            raise ValueError("the policy looks at queries, and none were kept")
+        room = most_kept(policy, prefill.length, len(self.modules.layers)) + tokens
+        cache, buffer = self.together.cache(room)
+        cache.kv.zero_()  # the first use of its pages is not the eviction's
+        evicting = Evicting(self.modules, policy, prefill.length, tokens, cache, buffer)
+        evicting.begin(self.cache, prefill.observed)
+        return evicting
+
     def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
         """What an answer goes on from: its last token is not in the cache yet, the others are."""
         self._require_latest(prefill)
@@ -364,18 +400,16 @@ class Engine:
         ValueError : as :meth:`decode`.
         """
         *known, token = self._beginning(prefill, given)
-        length, room = prefill.length + len(known), prefill.length + max_new_tokens
-        buffer = None
+        room = prefill.length + max_new_tokens
+        self.cache.rewind(prefill.length + len(known))
+        cache, buffer = self.cache, None
         if own:
-            shape = self.modules.kv_shape(room)
-            buffer = self.together.room(room)
-            kv = buffer[: math.prod(shape)].view(shape)
-            kv[:, :, :, :length] = self.cache.kv[:, :, :, :length]
+            cache, buffer = self.together.cache(room)
+            cache.copy(self.cache)
         else:
             self.cache.reserve(room)
-            kv = self.cache.kv[:, :, :, :room]
             self._behind = []  # its rows will lie there
-        answer = Answer(kv, length, known, max_new_tokens, stop_ids, name, buffer=buffer)
+        answer = Answer(cache, known, max_new_tokens, stop_ids, name, buffer=buffer)
         answer.add(token)
         if not answer.done:
             self.together.active.append(answer)
@@ -418,7 +452,9 @@ class Engine:
 def _seen(flight: Flight, prompt: Prompt) -> list[Tensor] | None:
     """Queries of the question's rows in all layers, where those were watched to the end."""
     first, end = prompt.question
-    rows = flight.watched
-    if rows != end - first or len(flight.queries) != flight.layer:
+    rows = end - first
+    if not 0 < rows <= flight.watched or len(flight.queries) != flight.layer:
         return None  # not watched, or rows that began above the first layer
-    return flight.queries if int(flight.positions[-rows]) == first else None
+    if len(flight.positions) < rows or int(flight.positions[-rows]) != first:
+        return None
+    return [queries[:, -rows:] for queries in flight.queries]

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from models.kv.rotary import rotate_keys_
+from models.kv.rotary import rotate_keys_, rotated
 
 
 class LlamaFamily:
@@ -40,6 +40,17 @@ class LlamaFamily:
         states = getattr(attention, f"{what}_proj")(normed).unflatten(-1, (-1, self.head_dim))
         norm = getattr(attention, f"{what}_norm", None)
         return (norm(states) if norm else states)[0].transpose(0, 1)
+
+    def queries(self, layer: int, normed: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Rotated queries of what a layer's attention gets: ``[B, R, hidden]`` → ``[B, H, R, D]``.
+
+        ``cos`` and ``sin`` are ``[B or 1, R, D]``.
+        """
+        attention = self.layers[layer].self_attn
+        states = attention.q_proj(normed).unflatten(-1, (-1, self.head_dim))
+        norm = getattr(attention, "q_norm", None)
+        states = (norm(states) if norm else states).transpose(1, 2)
+        return rotated(states, cos[:, None], sin[:, None])
 
     def sources(self, layer: int) -> tuple[nn.Module, nn.Module]:
         """The modules whose outputs are a layer's unrotated keys and its values."""

@@ -7,11 +7,10 @@ from copy import copy
 import torch
 from torch import Tensor
 
-from models.attention.masked import Rows
-from models.attention.registry import rows_for
 from models.errors import UserError
 from models.kv.cache import FusedCache
 from models.modules import Modules
+from models.places import Place, Watched, places
 
 
 class Flight:
@@ -20,6 +19,7 @@ class Flight:
     Parameters
     ----------
     ids, positions : ``[R]`` token ids of the rows, and their sorted global positions.
+    n_keys : tokens that they see at most, those that were evicted from the cache counted.
     rotary : ``(cos, sin)``, each ``[1, N, D]``, for all positions of the prompt.
     watched : so many of the last rows have their queries kept, layer by layer.
 
@@ -28,6 +28,7 @@ class Flight:
     layer : the next layer to run.
     hidden : ``[1, R, hidden]`` what goes into it.
     passes : every group of rows run so far, and through how many layers.
+    places : where the rows go in every layer, and what they see there.
     queries : ``[H, watched, D]`` post-RoPE of every layer that was run, where rows are watched.
     """
 
@@ -96,22 +97,28 @@ class Flight:
         return flight
 
     def _prepare(self, positions: Tensor) -> None:
-        """Attention rows, cache slots and rotary embeddings of these rows, for all layers."""
+        """Places in every layer's cache, and rotary embeddings, of these rows."""
         first, last = int(positions[0]), int(positions[-1])
         contiguous = last - first + 1 == len(positions)
         self.positions = positions
-        self.slots = slice(first, last + 1) if contiguous else positions
-        self.rows = rows_for(self.backend, positions, self.n_keys)
-        self.cos, self.sin = (part[:, self.slots] for part in self.rotary)
+        span = slice(first, last + 1) if contiguous else positions
+        self.places = places(self.cache, positions, span, self.n_keys, self.backend)
+        self.cos, self.sin = (part[:, span] for part in self.rotary)
+
+    @property
+    def place(self) -> Place:
+        """The rows' place in the next layer."""
+        return self.places[self.layer]
 
     def run_to(self, layer: int) -> None:
         """Run the rows through the layers below ``layer``; their fresh K/V overwrite the cached."""
         if layer > self.layer:
             self.passes.append((self.positions, layer - self.layer))
-        self.cache.place(self.slots, self.n_keys)
-        rows = _Watched(self.rows, self.watched, self.queries) if self.watched else self.rows
-        for module in self.modules.layers[self.layer : layer]:
-            self.hidden = module(
+        for index in range(self.layer, layer):
+            place = self.places[index]
+            self.cache.layers[index].place(place.slots, place.length)
+            rows = Watched(place.rows, self.watched, self.queries) if self.watched else place.rows
+            self.hidden = self.modules.layers[index](
                 self.hidden,
                 position_embeddings=(self.cos, self.sin),
                 past_key_values=self.cache,
@@ -133,6 +140,16 @@ class Flight:
             raise UserError(f"layer {layer} was asked for after layer {self.layer}: ask upwards")
         self.run_to(layer)
 
+    def last_queries(self) -> list[Tensor]:
+        """Queries of the rows at the end that follow each other, as far as these were watched.
+
+        ``[H, q, D]`` of every layer.
+        """
+        end = self.positions[-self.watched :] - int(self.positions[-1])
+        behind = end == torch.arange(1 - len(end), 1, device=end.device)
+        count = int(behind.flip(0).cumprod(0).sum())
+        return [queries[:, -count:] for queries in self.queries]
+
     def fresh(self, what: str, rows: slice = slice(None)) -> Tensor:
         """``q``, ``k`` (post-RoPE) or ``v`` of the next layer for some rows, ``[heads, n, D]``."""
         states = self.modules.project(self.layer, self.hidden[:, rows], what)
@@ -143,15 +160,3 @@ class Flight:
     def head(self) -> Tensor:
         """Logits of the last row only, ``[vocabulary]``, float32."""
         return self.modules.logits(self.hidden[0, -1]).float()
-
-
-class _Watched:
-    """Rows whose last queries are kept on their way: views, which take memory but no time."""
-
-    def __init__(self, rows: Rows, count: int, kept: list[Tensor]) -> None:
-        self.rows, self.count, self.kept = rows, count, kept
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """As the rows themselves."""
-        self.kept.append(query[0, :, -self.count :])
-        return self.rows.attend(query, key, value, scale)

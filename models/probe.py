@@ -53,7 +53,7 @@ class CheckLayer:
 
     def cached(self, kind: int) -> Tensor:
         """Cached post-RoPE keys (``kind`` 0) or values (1) of the same rows, ``[H_kv, R, D]``."""
-        return self._flight.cache.rows(kind, self._flight.layer, self._flight.slots)
+        return self._flight.cache.rows(kind, self._flight.layer, self._flight.place.slots)
 
 
 class QuestionLayer:
@@ -72,8 +72,9 @@ class QuestionLayer:
     def __init__(self, flight: Flight, whole: Flight | None = None) -> None:
         whole = whole or flight
         self.queries = flight.fresh("q")
-        self.keys = whole.cache.rows(0, flight.layer, slice(whole.n_keys))
-        self.keys[:, whole.slots] = flight.fresh("k")
+        place = whole.place
+        self.keys = whole.cache.rows(0, flight.layer, slice(place.length))
+        self.keys[:, place.slots] = flight.fresh("k")
 
 
 class Probe:

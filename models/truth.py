@@ -106,15 +106,15 @@ def _climb(question: Flight) -> Iterator[Tensor]:
 
     To look must change nothing: what the question's rows overwrite is put back in the end.
     """
-    rows = question.cache.kv[:, :, :, question.slots]
-    held, length = rows.clone(), question.cache.length
+    rows = question.cache.kv[:, :, :, question.place.slots]
+    held, lengths = rows.clone(), question.cache.lengths
     try:
         for layer in range(len(question.modules.layers)):
             question.run_to(layer)
             yield question.fresh("q")
     finally:
         rows.copy_(held)
-        question.cache.length = length
+        question.cache.lengths = lengths
 
 
 def _relative(found: Tensor, true: Tensor) -> float:

@@ -14,6 +14,7 @@ from eval.analysis.measures import (
     Results,
     column,
     corrector,
+    drop,
     method,
     rate,
     rates,
@@ -41,7 +42,7 @@ def differences(
 ) -> Compared:
     """Differences of every run to the full prefill, the random control and the best, at its rate.
 
-    The control has the corrector of the run that is compared with it.
+    The control has the corrector and the policy of the run that is compared with it.
 
     ``best`` has, measure by measure, the best mean (of TTFT, the best median) of all runs but the
     full prefill and the oracles, at the same rate or without one. Methods without a rate are
@@ -132,7 +133,8 @@ def _by_rate(results: Results) -> list[tuple[float | None, list[int]]]:
 
 def _pairs(results: Results, place: int, peers: Sequence[int]) -> list[Pair]:
     """All that a run is compared with, measure by measure."""
-    with_same = [i for i in peers if corrector(results[i]) == corrector(results[place])]
+    ours = corrector(results[place]), drop(results[place])
+    with_same = [i for i in peers if (corrector(results[i]), drop(results[i])) == ours]
     controls = [i for i in with_same if selector(results[i]).partition(":")[0] == "random"][:1]
     found = []
     for name, measure in MEASURES.items():

@@ -64,6 +64,11 @@ def corrector(result: dict[str, Any]) -> str:
     return str(result["config"].get("corrector", "none"))
 
 
+def drop(result: dict[str, Any]) -> str:
+    """The policy of a run, ``none`` where all rows stay in the cache."""
+    return str(result["config"].get("drop", "none"))
+
+
 def require_same_items(results: Results) -> None:
     """Raise ValueError for runs over different items, or in another order."""
     for result in results:

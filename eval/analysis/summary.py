@@ -100,12 +100,29 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         },
         "flop_limit": _median(column("flop_limit")),
         "tpot_ms": {"median": _median(tpot)},
+        "tpot_parts_ms": tpot_parts(column("tpot_parts_ms"), column("tpot_ms")),
+        "evict_ms": _median(column("evict_ms")),
+        "kv_bytes": {
+            "median": float(np.median(column("kv_bytes"))),
+            "max": max(column("kv_bytes")),
+        },
         "tokens": {"median": float(np.median(column("tokens"))), "max": max(column("tokens"))},
     }
     for name in MEANS:
         summary[name] = float(np.mean(column(name)))
         summary[f"{name}_ci95"] = list(bootstrap(column(name), seed))
     return summary
+
+
+def tpot_parts(
+    parts: Sequence[dict[str, float] | None], tpot: Sequence[float | None]
+) -> dict[str, float] | None:
+    """Parts of the TPOT of the item whose TPOT is the median (of the middle two, their mean)."""
+    known = [(part, total) for part, total in zip(parts, tpot, strict=True) if part and total]
+    if not known:
+        return None
+    chosen = middle([total for _, total in known])
+    return {name: float(np.mean([known[i][0][name] for i in chosen])) for name in known[0][0]}
 
 
 def _mean(values: Sequence[float]) -> float | None:

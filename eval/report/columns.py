@@ -85,6 +85,33 @@ CORRECT = Column(
     "correct: ms of TTFT that the corrector takes",
     lambda row: bool(row["correct_ms"]),
 )
+
+
+def _drops(row: Row) -> bool:
+    return bool(row["drop"] != "none")
+
+
+TPOT = Column(
+    "TPOT ms",
+    ">",
+    lambda row: show(row["tpot_ms"], 1),
+    "TPOT: a token after the first, its share of all evictions included",
+    _drops,
+)
+EVICT = Column(
+    "evict",
+    ">",
+    lambda row: show(row["evict_ms"], 1),
+    "evict: ms of an answer that evictions take, after its first token and later",
+    _drops,
+)
+KV = Column(
+    "KV MB",
+    ">",
+    lambda row: show(None if row["kv_bytes"] is None else row["kv_bytes"] / 1e6, 1),
+    "KV: keys and values of the rows that the first step after the first token finds",
+    _drops,
+)
 KL_FIRST = Column("KL first", ">", lambda row: show(row["kl_first"], 3), DISTANCE)
 KL_ANSWER = Column("KL answer", ">", lambda row: show(row["kl_mean"], 3), DISTANCE)
 AGREE = Column(
@@ -115,6 +142,19 @@ DECIDES = Column(
     "decides: share of classes, and of yes and no, that are the full prefill's",
     lambda row: row.get("decision_agreement") is not None,
 )
+AFTER = (TPOT, EVICT, KV)
 QUALITY = (KL_FIRST, KL_ANSWER, AGREE, DECIDES, SCORE, INTERVAL, RETENTION, ANSWERED)
-RUNS = (RUN, CONTEXT, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *QUALITY)
-POINTS = (METHOD, CONTEXT, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *QUALITY)
+RUNS = (
+    RUN,
+    CONTEXT,
+    SPEEDUP,
+    SPEEDUP_COLD,
+    LIMIT,
+    TTFT,
+    TTFT_COLD,
+    SELECT,
+    CORRECT,
+    *AFTER,
+    *QUALITY,
+)
+POINTS = (METHOD, CONTEXT, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *AFTER, *QUALITY)

@@ -18,6 +18,9 @@ OWN = (
     "corrector_code",
     "context",
     "fronts",
+    "drop",
+    "drop_options",
+    "drop_code",
 )
 SCORED = ("score", "retention", "kl_first", "kl_mean", "top1_agreement")
 # Results of earlier versions lack these.
@@ -103,6 +106,10 @@ def _row(result: dict[str, Any], folder: str | None) -> Row:
         },
         "select_ms": result["select_ms"] if timed else None,
         "correct_ms": result.get("correct_ms") if timed else None,
+        "drop": result["config"].get("drop", "none"),  # results of earlier versions lack it
+        "tpot_ms": result["tpot_ms"]["median"] if timed and "tpot_ms" in result else None,
+        "evict_ms": result.get("evict_ms") if timed else None,
+        "kv_bytes": (result.get("kv_bytes") or {"median": None})["median"],
         "flop_limit": result["flop_limit"] if timed else None,
         "delta_kv": result["delta_kv"],
         "delta_attn": result["delta_attn"],

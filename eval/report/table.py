@@ -37,7 +37,10 @@ def details(result: dict[str, Any]) -> str:
         table([result]),
         "",
         *_times(result),
-        f"TPOT median, ms: {tpot:.1f}" if tpot is not None else "TPOT: not measured",
+        f"TPOT median, ms: {tpot:.1f}" + _parts(result)
+        if tpot is not None
+        else "TPOT: not measured",
+        *_kept(result),
         f"peak memory, MB: {memory['peak']:.0f} (weights {memory['weights']:.0f}, largest item's "
         f"KV {memory['kv']:.0f}, allowed {memory['allowed']:.0f})",
         f"throughput: {ledger.line(result['throughput'])}",
@@ -47,6 +50,24 @@ def details(result: dict[str, Any]) -> str:
         f"{result['config']['inputs']}, weights {result['config']['weights']}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _parts(result: dict[str, Any]) -> str:
+    """Of what a TPOT is made, where rows left the cache."""
+    parts = result.get("tpot_parts_ms")
+    if not parts or not parts["evict"]:
+        return ""
+    return f" (step {parts['step']:.1f}, evict {parts['evict']:.1f})"
+
+
+def _kept(result: dict[str, Any]) -> list[str]:
+    """Bytes of keys and values that stay; results of earlier versions do not tell them."""
+    found = result.get("kv_bytes")
+    if not found:
+        return []
+    return [
+        f"KV after the first token, MB: {found['median'] / 1e6:.1f}, most {found['max'] / 1e6:.1f}"
+    ]
 
 
 def _times(result: dict[str, Any]) -> list[str]:

@@ -159,6 +159,7 @@ def test_what_is_missing_is_a_dash():
 
 def test_the_legend_is_that_of_the_columns():
     every = result(correct_ms=1.0, retention_answered=0.91, decision_agreement=0.75)
+    every["config"]["drop"] = "knorm"
     text = " ".join(table([every]).split())
     for column in RUNS:
         assert text.count(column.meaning) >= 1
@@ -230,3 +231,21 @@ def test_details_of_an_oracle_have_no_times():
     assert "TPOT: not measured" in text
     assert "by part" not in text
     assert "TTFT p95, ms: full prefill 550" in text
+
+
+def test_what_eviction_leaves_and_takes_stands_beside_runs_without_it():
+    found = [
+        result(
+            "no", None, tpot_ms={"median": 33.3}, evict_ms=0.0, kv_bytes={"median": 2e6, "max": 3e6}
+        ),
+        result("no + drop=knorm", None, evict_ms=12.5, kv_bytes={"median": 5e5, "max": 6e5}),
+    ]
+    found[1]["config"]["drop"] = "knorm"
+    text = table(found)
+    row = cells(text, "no + drop=knorm")
+    assert (row["TPOT ms"], row["evict"], row["KV MB"]) == ("33.3", "12.5", "0.5")
+    assert cells(text, "no  ")["KV MB"] == "2.0"
+    assert "KV MB" not in table(found[:1])
+    kept = details(found[1] | {"tpot_parts_ms": {"step": 30.0, "evict": 3.3}})
+    assert "TPOT median, ms: 33.3 (step 30.0, evict 3.3)" in kept
+    assert "KV after the first token, MB: 0.5, most 0.6" in kept

@@ -44,6 +44,10 @@ def record(name: str = "row-0", **changes) -> dict:
         "load_ms": None,
         "answer_kept": False,
         "page_cache_dropped": True,
+        "tpot_parts_ms": {"step": 20.0, "evict": 1.5},
+        "evict_ms": 15.0,
+        "evictions": 1,
+        "kv_bytes": 4096,
         "kvfuse": "abc",
         **changes,
     }

@@ -47,6 +47,9 @@ def record(i: int, **changes) -> dict:
         "answer_kept": i < 2,
         "flop_limit": 6.0 + i**2,
         "tpot_ms": 20.0 + i**2,
+        "tpot_parts_ms": {"step": 15.0 + i**2, "evict": 5.0},
+        "evict_ms": 30.0 + i**2,
+        "kv_bytes": 1000 * (i + 1),
         **changes,
     }
 
@@ -168,3 +171,15 @@ def test_longbench_e_is_broken_down_by_words_as_its_own_script_does():
     extended = datasets.get("hotpotqa_e")
     found = summarize([record(i, length=n) for i, n in enumerate(lengths[:5])], extended, 0)
     assert found["score_by_length"] == {"0-4k": 5, "4-8k": 25, "8k+": 30}
+
+
+def test_parts_of_a_tpot_are_those_of_the_median_item():
+    found = summary()
+    total = found["tpot_ms"]["median"]
+    assert sum(found["tpot_parts_ms"].values()) == pytest.approx(total)
+    assert found["tpot_parts_ms"]["evict"] == 5.0
+    assert found["evict_ms"] == 30 + median(i**2 for i in range(5))
+    assert found["kv_bytes"] == {"median": 3000.0, "max": 5000}
+    none = summary(tpot_ms=None, tpot_parts_ms=None, evict_ms=None)
+    assert none["tpot_parts_ms"] is None
+    assert none["evict_ms"] is None

@@ -45,7 +45,7 @@ def test_together_as_alone(family, prompt, count):
         limit = COUNT - number % 3
         alone.append(engine.decode(prefill, limit, ()).tokens)
         answers.append(engine.answer(prefill, limit, ()))
-    assert together.bytes >= sum(answer.kv.nbytes for answer in answers)
+    assert together.bytes >= sum(answer.cache.kv.nbytes for answer in answers)
     together.finish()
     assert [answer.tokens for answer in answers] == alone
     assert together.active == []
@@ -111,7 +111,7 @@ def test_an_answer_does_not_depend_on_its_company(llama, prompt):
         together.active.remove(mine)
         together.active.insert(company // 2, mine)
         together.finish()
-        found.append((mine.tokens, mine.kv[:, :, :, : mine.length].clone()))
+        found.append((mine.tokens, mine.cache.kv[:, :, :, : mine.cache.length].clone()))
         together.clear()
     for tokens, kv in found[1:]:
         assert tokens == found[0][0]
@@ -125,7 +125,7 @@ def test_nan_is_refused_by_name_and_the_others_go_on(llama, prompt):
     for number, prefill in enumerate(starts(llama, prompt, 3)):
         answers.append(engine.answer(prefill, COUNT, (), name=f"item {number}"))
     with torch.inference_mode():
-        answers[1].kv[1, 0, 0, 2] = torch.nan
+        answers[1].cache.kv[1, 0, 0, 2] = torch.nan
     with pytest.raises(NoAnswer, match=r"^item 1: the logits hold NaN"):
         together.finish()
     together.finish()

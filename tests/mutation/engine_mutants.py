@@ -13,6 +13,7 @@ def _in_file(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) 
 
 
 CHOICE = "tests/models/test_choice.py"
+EVICTING = "tests/models/test_evicting.py"
 EDGES = "tests/models/test_selector_edges.py"
 FINITE = "tests/models/test_finite.py"
 GATE = "tests/models/test_gate.py"
@@ -200,8 +201,8 @@ MUTANTS: list[Row] = [
         ),
         (
             "a layer is left out",
-            "self.modules.layers[self.layer : layer]",
-            "self.modules.layers[self.layer + 1 : layer]",
+            "for index in range(self.layer, layer):",
+            "for index in range(self.layer + 1, layer):",
         ),
         (
             "rows that never ran are kept",
@@ -407,7 +408,7 @@ MUTANTS: list[Row] = [
         "models/truth.py",
         (TRUTH, LATEST, FINITE),
         ("looking changes the cache", "        rows.copy_(held)\n", ""),
-        ("looking shortens the cache", "        question.cache.length = length\n", ""),
+        ("looking shortens the cache", "        question.cache.lengths = lengths\n", ""),
         ("squared distances", "(gap / total) ** 0.5", "gap / total"),
         (
             "distances are not looked at",
@@ -519,6 +520,61 @@ MUTANTS: list[Row] = [
             "target = self.owner.kv[kind, self.layer]",
             "target = self.owner.kv[1 - kind, self.layer]",
         ),
+    ),
+    *_in_file(
+        "models/kv/cache.py",
+        ("tests/models/test_cache.py",),
+        (
+            "tokens that were evicted were never seen",
+            "slots.shape[1], slots.shape[1] - seen",
+            "slots.shape[1], 0",
+        ),
+        (
+            "every head keeps the first one's positions",
+            "source.positions.gather(1, slots)",
+            "source.positions.gather(1, slots[:1].expand_as(slots))",
+        ),
+        (
+            "a copy forgets what was evicted",
+            "layer.shift = other.length, other.kept, other.shift",
+            "layer.shift = other.length, None, 0",
+        ),
+    ),
+    *_in_file(
+        "models/places.py",
+        ("tests/models/test_cache.py",),
+        (
+            "rows behind evicted ones see too much",
+            "rows_for(backend, moved, n_keys + shift)",
+            "rows_for(backend, positions, n_keys)",
+        ),
+        (
+            "rows go where evicted ones lay",
+            "Place(slots, n_keys + shift",
+            "Place(span, n_keys + shift",
+        ),
+    ),
+    *_in_file(
+        "models/evicting.py",
+        (EVICTING,),
+        ("nothing leaves while decoding", "return self.policy.buffer > 0 or", "return False and"),
+        (
+            "sums stay where their rows were",
+            "self.sums[index] = self.sums[index].gather(1, slots)",
+            "self.sums[index] = self.sums[index][:, : slots.shape[1]]",
+        ),
+        (
+            "queries of earlier passes are forgotten",
+            "fresh = torch.cat([self.queries[index], fresh], 1)",
+            "pass",
+        ),
+        ("rows leave too late", "                return count\n", "                return most\n"),
+        ("kept keys are not turned", "        keys.copy_(turned)\n", ""),
+    ),
+    *_in_file(
+        "eval/after.py",
+        ("tests/stages/test_drop.py",),
+        ("an eviction takes no time", '"evict": evict_ms / max(1, steps - 1)', '"evict": 0.0'),
     ),
     *_in_file(
         "models/kv/rotary.py",

@@ -73,6 +73,8 @@ TIMES = {
     "load_ms",
     "answer_kept",
     "tpot_ms",
+    "tpot_parts_ms",
+    "evict_ms",
     "page_cache_dropped",
 }
 

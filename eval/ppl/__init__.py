@@ -1,0 +1,1 @@
+"""Perplexity after eviction: a context compressed once, and what follows it scored."""
