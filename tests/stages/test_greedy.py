@@ -64,7 +64,9 @@ def test_blocks_are_cut_within_chunks_and_cover_the_documents():
 
 
 def run(place, *options):
-    words = place.argv("eval", "LIMIT=2", "BLOCK=8", *options)[1:]
+    named = {option.partition("=")[0] for option in options}
+    given = [f"{name}={value}" for name, value in (("LIMIT", 2), ("BLOCK", 8)) if name not in named]
+    words = place.argv("eval", *given, *options)[1:]
     return command("greedy", GreedyConfig, greedy.main, words, more=method_options)
 
 
