@@ -21,7 +21,8 @@ class EvalConfig(PrecomputeConfig):
 
     reuse: list[str] = option(["debug"], "methods, each with options of its own after a colon")
     correct: list[str] = option(
-        ["none"], "none (default), shift, ridge, lowrank: what is done to rows that are not recomputed; or several"
+        ["none"],
+        "what is done to rows that stay cached: none (default), shift, ridge, lowrank; or several",
     )
     rate: list[float] = option([0.15], "share of document tokens that is recomputed, 0 to 1 (0.15)")
     max_new_tokens: int | None = option(None, "length of an answer (as the benchmark says)")
