@@ -24,7 +24,9 @@ class EvalConfig(PrecomputeConfig):
         [selectors.DEFAULT], "methods, each with options of its own after a colon"
     )
     correct: list[str] = option(
-        [AUTO], "what is done to other rows: each method's own (auto), none, shift; or several"
+        [AUTO],
+        "what is done to rows that stay cached: each method's own (auto), none, shift, ridge, "
+        "lowrank; or several",
     )
     drop: list[str] = option(
         ["none"], "which rows leave the cache: none (default), streaming, snapkv, ...; or several"

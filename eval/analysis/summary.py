@@ -59,8 +59,9 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
     score, full_score = ([record[key] for record in scored] for key in ("score", "full_score"))
     retention = ratio(score, full_score, seed) if scored else NOTHING
     answers = [(s, f) for s, f in zip(score, full_score, strict=True) if f >= ANSWERED]
-    ours, theirs = ([pair[i] for pair in answers] for i in (0, 1))
-    answered = ratio(ours, theirs, seed) if answers else NOTHING
+    answered = NOTHING
+    if answers:
+        answered = ratio([ours for ours, _ in answers], [full for _, full in answers], seed)
     known = [r.get("same_decision") for r in records]  # records of earlier versions lack it
     decided = [float(same) for same in known if same is not None]
     summary = {
