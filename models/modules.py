@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.attention import kernels
 from models.attention.registry import choose_backend, install
 from models.family import FAMILIES
 from models.load.settings import dtype_name
@@ -25,7 +26,7 @@ class Modules:
 
     Raises
     ------
-    UserError : there is no such back end, or not here.
+    UserError : there is no such back end, or not here, or what it needs cannot be compiled.
     """
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
@@ -46,6 +47,7 @@ class Modules:
         self.head_dim: int = family.head_dim
         self.scale: float = family.scale
         self.backend = choose_backend(self.device, self.dtype, self.head_dim, backend)
+        kernels.ready(self.device, self.dtype, self.head_dim, self.backend)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

@@ -18,22 +18,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.attention import kernels
+from models.attention.kernels import FORMS, HOPPER
 from models.attention.paged import PagedRows
 
 HEAD_DIMS = (64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16)
-HOPPER = 9  # major compute capability
 # So many rows fill the device without splitting the keys, which fa3 does not do and fa2 does.
 FA3_ROWS = 512
 # Below so many rows three launches a layer cost more than the masked tiles that they save.
 PAGED_ROWS = 256
-FORMS = ("single", "paged", "paged-fa3")
 
 
 def obstacle(
     device: torch.device, dtype: torch.dtype, head_dim: int, form: str | None = None
 ) -> str | None:
-    """Why FlashInfer cannot serve this model here, in this form, or None when it can."""
+    """Why FlashInfer cannot serve this model here, in this form, or None when it can.
+
+    What it has to compile for that can be compiled here, or is there already.
+    """
     if device.type != "cuda":
         return f"it needs a CUDA device, the model is on {device.type}"
     if find_spec("flashinfer") is None:
@@ -42,9 +45,10 @@ def obstacle(
         return "it needs DTYPE=bfloat16 or float16"
     if head_dim not in HEAD_DIMS:
         return f"it has no kernel for heads of {head_dim} dimensions"
-    if form == "paged-fa3" and torch.cuda.get_device_capability(device)[0] != HOPPER:
+    capability = torch.cuda.get_device_capability(device)
+    if form == "paged-fa3" and capability[0] != HOPPER:
         return "its fa3 kernels are for GPUs of the Hopper generation"
-    return None
+    return kernels.obstacle(dtype, head_dim, capability)
 
 
 class FlashInferRows:
