@@ -23,13 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import equivalence, random_models
+from bench import random_models
 from bench.gpu_config import PARTS, GpuCheckConfig, require_gpu
 from bench.gpu_table import failures, tables
 from bench.prompts import QUESTION_TOKENS
 from bench.rounds import interleave
 from models import gate
 from models.atomic import writing
+from models.attention import equivalence, kernels
 from models.attention.paged import workspace
 from models.attention.registry import choose_backend, rows_for
 from models.engine import Engine, Prefill

@@ -7,8 +7,9 @@ from itertools import product
 
 import torch
 
-from bench import equivalence, random_models
+from bench import random_models
 from bench.config import Method
+from models.attention import equivalence
 from models.attention.registry import BACKENDS, choose_backend
 from models.errors import UserError
 from stage.options import option

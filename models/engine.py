@@ -172,6 +172,31 @@ class Engine:
         return self._land(prompt, flight, watch)
 
     @torch.inference_mode()
+    def reordered(self, prompt: Prompt, backend: str, cut: int) -> Tensor:
+        """Logits of the full prefill with its sums in another order; what rounding alone moves.
+
+        Parameters
+        ----------
+        backend : what attends. cut : rows of a first pass; the others follow in a second one.
+
+        Returns
+        -------
+        float32 ``[vocabulary]``.
+        """
+        self._begin(prompt)
+        ids, n = torch.tensor(prompt.ids, device=self.device), len(prompt)
+        rotary = self._rotary(n)
+        for first, end in ((0, cut), (cut, n)):
+            if first == end:
+                continue
+            rows = torch.arange(first, end, device=self.device)
+            flight = Flight(self.modules, self.cache, ids[rows], rows, end, rotary, backend)
+            flight.run_to(len(self.modules.layers))
+        logits = flight.head()
+        require_finite(logits, "the logits")
+        return logits
+
+    @torch.inference_mode()
     def fused_prefill(
         self,
         prompt: Prompt,

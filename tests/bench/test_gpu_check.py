@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 
-from bench import equivalence, gpu_check, gpu_table, random_models
+from bench import gpu_check, gpu_table, random_models
 from bench.gpu_check import main
 from bench.gpu_config import GpuCheckConfig
-from models.attention import paged
+from models.attention import equivalence, paged
 from models.attention.registry import choose_backend
 from models.errors import UserError
 from stage.options import command
