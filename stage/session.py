@@ -16,6 +16,7 @@ from data import inputs
 from data.context import Context
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
+from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
 from models.engine import Engine
 from models.errors import UserError
@@ -88,6 +89,9 @@ class Weights:
         self._memo = unloaded.source, unloaded.config, (self.device, self.dtype)
         self.head_dim = head_dim(unloaded.config)
         self.backend = choose_backend(self.device, self.dtype, self.head_dim, config.backend)
+        if config.backend == "auto" and self.device.type == "cuda" and self.backend == "sdpa":
+            lack = obstacle(self.device, self.dtype, self.head_dim)
+            print(f"attention by sdpa, several times slower: {lack}", file=sys.stderr, flush=True)
         self.max_positions = max_positions(unloaded.config)
         self.layers: int = unloaded.config.num_hidden_layers
 
