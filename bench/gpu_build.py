@@ -92,7 +92,9 @@ def main(config: GpuBuildConfig) -> None:
     total = (time.perf_counter() - begun) / 60
     megabytes = sum(path.stat().st_size for path in place.glob("*/*.so")) / 1e6
     print(f"gpu-build: {len(wanted)} modules in {total:.1f} min, {jobs} at a time")
-    print(f"gpu-build: {megabytes:.1f} MB in {place}; copy it into the other machine's cache folder")
+    print(
+        f"gpu-build: {megabytes:.1f} MB in {place}; copy it into the other machine's cache folder"
+    )
 
 
 def specifications(config: GpuBuildConfig) -> list[Any]:
@@ -100,7 +102,9 @@ def specifications(config: GpuBuildConfig) -> list[Any]:
     found: dict[str, Any] = {}
     try:
         for name, head_dim in product(config.dtypes, config.head_dims):
-            for module in kernels.modules(settings.DTYPES[name], head_dim, config.capability, config.forms):
+            for module in kernels.modules(
+                settings.DTYPES[name], head_dim, config.capability, config.forms
+            ):
                 found.setdefault(module.name, module)
     except ImportError as error:
         raise UserError(

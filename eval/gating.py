@@ -101,6 +101,7 @@ def _key(session: Session) -> dict[str, Any]:
         "tokenizer": session.tokenizer_fingerprint,
         "dtype": str(session.weights.dtype),
         "backend": session.weights.backend,
+        "fast": session.weights.fast,
         "item": item.id,
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],

@@ -159,6 +159,7 @@ def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
         "dtype": weights.dtype_name,
         "device": weights.device.type,
         "backend": weights.backend,
+        **({"fast": weights.fast} if weights.fast else {}),
         "code": CODE,
     }
 

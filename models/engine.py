@@ -10,12 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import tuning
 from models.answers import Answer, Together
 from models.choice import choose
 from models.correction import Correction
 from models.correctors import BaseCorrector
 from models.finite import require_finite
 from models.flight import Flight
+from models.graph import Steps, keys_for
 from models.kv.cache import FusedCache
 from models.kv.transfer import LayerStream
 from models.modules import Modules
@@ -24,6 +26,9 @@ from models.prompt import Prompt
 from models.selectors import BaseSelector
 from models.timing import Stopwatch
 from models.truth import Truth, deviations, observe
+
+COMPILER = "inductor"
+WARM_TOKENS = 48
 
 
 @dataclass
@@ -78,10 +83,17 @@ class Decoded:
 
 
 class Engine:
-    """One model, one cache, one attention back end, for every method alike."""
+    """One model, one cache, one attention back end, for every method alike.
 
-    def __init__(self, model: Any, backend: str = "auto") -> None:
+    Parameters
+    ----------
+    fast : switches of :mod:`models.tuning` that are on.
+    """
+
+    def __init__(self, model: Any, backend: str = "auto", fast: Collection[str] = ()) -> None:
+        self.fast = tuning.check(fast)
         self.modules = Modules(model, backend)
+        self.modules.plans = "plan" in self.fast
         self.device = self.modules.device
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
@@ -89,6 +101,19 @@ class Engine:
         self.watches = False  # keeps the question's queries of fused prefills, for deviations
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
+        self._steps: Steps | None = None
+        if "compile" in self.fast:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Norms and MLPs as ``torch.compile`` makes them, made here and not inside a clock."""
+        for layer in self.modules.layers:
+            for part in self.modules.family.dense(layer):
+                part.compile(backend=COMPILER, dynamic=True)
+        ids = list(range(1, 1 + WARM_TOKENS))
+        for count in (WARM_TOKENS, WARM_TOKENS // 2):  # two lengths, then one row: all there are
+            prefill = self.full_prefill(Prompt.join([], [ids[: count - 1]], ids[count - 1 : count]))
+        self.decode(prefill, 3, ())
 
     def _flight(
         self,
@@ -165,7 +190,7 @@ class Engine:
         NotFinite : the logits or the KVs hold NaN or infinite values.
         """
         self._begin(prompt)
-        watch = Stopwatch(self.device)
+        watch = Stopwatch(self.device, "events" in self.fast)
         ids = torch.tensor(prompt.ids, device=self.device)
         n = len(ids)
         flight = self._flight(ids, torch.arange(n, device=self.device), n, self._rotary(n))
@@ -231,7 +256,7 @@ class Engine:
         """
         n = len(prompt)
         self._begin(prompt)
-        watch = Stopwatch(self.device)
+        watch = Stopwatch(self.device, "events" in self.fast)
         kv = self.cache.kv[:, :, :, :n]
         self.cache.stream = stream = read(watch, kv)
         try:
@@ -339,9 +364,7 @@ class Engine:
         if self._behind[: len(known)] != known:
             raise ValueError("the given tokens are not in the cache: follow them first")
         out = Decoded(known)
-        # All room at once, before any step is timed: to grow later would copy the cache each time.
-        self.cache.reserve(n + max_new_tokens)
-        rotary = self._rotary(n + max_new_tokens)
+        step = self._stepper(token, n + len(known), n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:
                 out.stop_token = token
@@ -350,11 +373,43 @@ class Engine:
             if len(out.tokens) == max_new_tokens:
                 break
             watch = Stopwatch(self.device)
-            logits = self._extend([token], n + len(out.tokens) - 1, rotary)
-            token = int(logits[0].argmax())
+            token, logits = step(token, n + len(out.tokens) - 1)
             out.step_ms.append(watch.total())
             require_finite(logits, "the logits")
         return out
+
+    def _stepper(
+        self, token: int, position: int, end: int
+    ) -> Callable[[int, int], tuple[int, Tensor]]:
+        """What gives the next token and the logits it was taken from, for a token at a position.
+
+        Room for all of them is made here, before any step is timed.
+        """
+        if "graph" not in self.fast:
+            self.cache.reserve(end)
+            rotary = self._rotary(end)
+
+            def extend(token: int, position: int) -> tuple[int, Tensor]:
+                logits = self._extend([token], position, rotary)
+                return int(logits[0].argmax()), logits
+
+            return extend
+        assert self._latest is not None, "there is something to go on from"
+        first = self._latest.length
+        n_keys = keys_for(end)
+        self.cache.reserve(n_keys)
+        if self._steps is None or not self._steps.fits(n_keys):
+            self._steps = Steps(self.modules, self.cache, n_keys)
+        steps = self._steps
+        steps.begin(token, position)
+
+        def replay(token: int, position: int) -> tuple[int, Tensor]:
+            self._behind[position - first :] = [token]
+            following = steps.advance()
+            self.cache.length = position + 1
+            return following, steps.logits
+
+        return replay
 
     def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
         """What an answer goes on from: its last token is not in the cache yet, the others are."""

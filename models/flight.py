@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from models.attention.flashinfer_rows import FlashInferRows
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
 from models.errors import UserError
@@ -76,6 +77,8 @@ class Flight:
         self.positions = positions
         self.slots = slice(first, last + 1) if contiguous else positions
         self.rows = rows_for(self.backend, positions, self.n_keys)
+        if self.modules.plans and isinstance(self.rows, FlashInferRows):
+            self.rows.plan(self.modules)
         self.cos, self.sin = (part[:, self.slots] for part in self.rotary)
 
     def run_to(self, layer: int) -> None:

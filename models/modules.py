@@ -23,6 +23,7 @@ class Modules:
     Attributes
     ----------
     backend : what attends, in everything that is run on these modules.
+    plans : attention of scattered rows is planned before their first layer, see `models.tuning`.
 
     Raises
     ------
@@ -33,6 +34,7 @@ class Modules:
         install(model)
         self.model = model
         self.config = model.config
+        self.plans = False
         self.family = family = FAMILIES[model.config.model_type](model)
         self.layers: Any = family.layers
         self.embed: nn.Module = family.embed

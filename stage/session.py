@@ -75,6 +75,7 @@ class Weights:
     head_dim : the width of its attention heads.
     max_positions : tokens that its positions reach.
     layers : how many decoder layers it has.
+    fast : switches of the engine that are on.
 
     Raises
     ------
@@ -84,6 +85,7 @@ class Weights:
     def __init__(self, unloaded: Unloaded, config: ModelConfig) -> None:
         self._unloaded = unloaded
         self._where = config.device, config.dtype
+        self.fast = sorted(config.fast)
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self._memo = unloaded.source, unloaded.config, (self.device, self.dtype)
@@ -109,7 +111,7 @@ class Weights:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.loaded.model, self.backend)
+        return Engine(self.loaded.model, self.backend, self.fast)
 
     @property
     def dtype_name(self) -> str:

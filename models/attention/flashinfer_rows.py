@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -51,6 +51,17 @@ def obstacle(
     return kernels.obstacle(dtype, head_dim, capability)
 
 
+class Heads(Protocol):
+    """What a plan depends on, besides the rows."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    scale: float
+    dtype: torch.dtype
+    device: torch.device
+
+
 class FlashInferRows:
     """See :class:`models.attention.registry.MaskedRows` for what it computes.
 
@@ -76,6 +87,7 @@ class FlashInferRows:
             raise ValueError(f"a row at position {self.visible - 1} has only {n_keys} keys")
         self.form = self._choose(int(host[0]), len(host), form)
         self._attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+        self._paged: PagedRows | None = None
         if self.form == "decode":
             self._attend = self._decode
         elif self.form == "causal":
@@ -85,7 +97,20 @@ class FlashInferRows:
             self._attend = self._single
         else:
             backend = "fa3" if self.form == "paged-fa3" else "fa2"
-            self._attend = PagedRows(flashinfer, positions, host, backend).attend
+            self._paged = PagedRows(flashinfer, positions, host, backend)
+            self._attend = self._paged.attend
+
+    def plan(self, model: Heads) -> None:
+        """Plan for all layers of a model now, instead of when the first of them attends."""
+        if self._paged is not None:
+            self._paged.plan(
+                model.n_heads,
+                model.n_kv_heads,
+                model.head_dim,
+                model.dtype,
+                model.scale,
+                model.device,
+            )
 
     def _choose(self, first: int, count: int, form: str | None) -> str:
         if count == 1:

@@ -211,7 +211,9 @@ def compile_one(module: Any, jobs: int) -> None:
         subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
         ) as process,
-        tqdm(total=len(module.sources) + 1, desc=module.name[:40], unit="file", disable=None) as bar,
+        tqdm(
+            total=len(module.sources) + 1, desc=module.name[:40], unit="file", disable=None
+        ) as bar,
     ):
         assert process.stdout is not None, "it was asked for"
         for line in process.stdout:
