@@ -116,8 +116,8 @@ def specifications(config: GpuBuildConfig) -> list[Any]:
 def keep(place: Path, module: Any) -> None:
     """Put a compiled module where the library looks for modules built ahead."""
     path = place / module.name / f"{module.name}.so"
-    with writing(path) as file:
-        shutil.copyfileobj(Path(module.jit_library_path).open("rb"), file)
+    with writing(path) as file, Path(module.jit_library_path).open("rb") as built:
+        shutil.copyfileobj(built, file)
 
 
 def describe(place: Path, config: GpuBuildConfig) -> None:

@@ -24,7 +24,7 @@ from eval.variants import Variant
 from models import correctors
 from models.code import code_digest
 from models.errors import UserError
-from models.kv import store
+from models.kv import pinned, store
 from precompute.build import precompute
 from stage import environment
 from stage.ledger import Ledger, line, shares
@@ -183,6 +183,9 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     longest = max(len(item.prompt) for item in items)
     session.engine.watches = evaluator.config.deviation
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
+    lengths = {len(item.prompt) for item in todo}
+    sizes = [store.kv_bytes(session.engine.modules, length) for length in lengths]
+    pinned.warm(sizes, session.engine.device)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
     evaluator.ledger = Ledger()

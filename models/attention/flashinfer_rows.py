@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from models.attention import kernels
-from models.attention.kernels import FORMS, HOPPER
+from models.attention.kernels import HOPPER
 from models.attention.paged import PagedRows
 
 HEAD_DIMS = (64, 128, 256)

@@ -92,7 +92,7 @@ def library(capability: tuple[int, int]) -> Any:
 
 
 def arch_of(capability: tuple[int, int]) -> str:
-    """A GPU's generation as nvcc is told it: ``9.0a`` for Hopper, whose own instructions need it."""
+    """A GPU's generation as nvcc is told it: ``9.0a`` for Hopper, with its own instructions."""
     major, minor = capability
     return f"{major}.{minor}{'a' if major >= HOPPER else ''}"
 

@@ -8,7 +8,8 @@ import torch
 
 from models import gate
 from models.attention import flashinfer_rows, paged
-from models.attention.flashinfer_rows import FORMS, FlashInferRows
+from models.attention.flashinfer_rows import FlashInferRows
+from models.attention.kernels import FORMS
 from models.attention.masked import MaskedRows
 from models.attention.registry import rows_for
 from models.engine import Engine
