@@ -65,6 +65,8 @@ def obstacle(dtype: torch.dtype, head_dim: int, capability: tuple[int, int]) -> 
     lacking = toolchain.lack(hopper=capability[0] == HOPPER)
     try:
         found = modules(dtype, head_dim, capability, FORMS[:2])
+    except UserError as error:
+        return str(error)
     except Exception as error:  # noqa: BLE001 - whatever a broken installation raises when imported
         said = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
         return f"it cannot be used as it is installed ({said}): make setup EXTRAS=dev,gpu"
