@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -61,13 +62,15 @@ def prefills(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, A
     """
     modules, device = engine.modules, engine.device
     prompt = random_models.random_prompt(n, config.chunk_size, modules.config.vocab_size)
-    contestants = {"our full prefill": lambda: engine.full_prefill(prompt).ttft_ms}
+    contestants: dict[str, Callable[[], float]] = {
+        "our full prefill": lambda: engine.full_prefill(prompt).ttft_ms
+    }
     attentions = {"sdpa": "transformers, SDPA"}
     if find_spec("flash_attn"):
         attentions["flash_attention_2"] = "transformers, FlashAttention"
     for name, label in attentions.items():
         library = Library(modules.model, device, name)
-        contestants[label] = lambda library=library: library.forward_ms([prompt.ids], head=True)
+        contestants[label] = partial(library.forward_ms, [prompt.ids], head=True)
     contestants["causal attention alone"] = lambda: _attention_ms(engine, n)
     timed = interleave(contestants, config.rounds, device, f"yardsticks {n}")
     flops = 2 * n * sum(p.numel() for layer in modules.layers for p in layer.parameters())

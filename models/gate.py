@@ -173,7 +173,7 @@ def run(
         def full() -> Outcome:
             return _answered(engine, engine.full_prefill(prompt))
 
-        checks = (
+        checks: tuple[Check, ...] = (
             check(
                 "r = 1 equals full prefill",
                 full,

@@ -85,7 +85,7 @@ def library(capability: tuple[int, int]) -> Any:
     if not torch.cuda.is_available():
         os.environ.setdefault("FLASHINFER_CUDA_ARCH_LIST", arch_of(capability))
     found = importlib.import_module("flashinfer")
-    place = importlib.import_module("flashinfer.jit.env")
+    place: Any = importlib.import_module("flashinfer.jit.env")
     ours = folder(capability)
     own = Path(place.FLASHINFER_AOT_DIR)
     if own != ours and not any(own.glob("*/*.so")) and _carried(ours):
