@@ -58,7 +58,8 @@ def machine(device: torch.device, dtype: torch.dtype, side: int, size: int) -> l
 def prefills(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, Any]]:
     """Full prefills of ``n`` tokens: ours, transformers' by SDPA and FlashAttention.
 
-    Beside them the causal attention of all layers alone, by our back end's kernel.
+    Beside them the causal attention of all layers alone, by our back end's kernel. A prefill's rate
+    counts the layers' products only, neither attention nor the LM head.
     """
     modules, device = engine.modules, engine.device
     prompt = random_models.random_prompt(n, config.chunk_size, modules.config.vocab_size)
