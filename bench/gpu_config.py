@@ -7,13 +7,15 @@ from itertools import product
 
 import torch
 
-from bench import equivalence, random_models
+from bench import random_models
 from bench.config import Method
+from models.attention import equivalence
 from models.attention.registry import BACKENDS, choose_backend
 from models.errors import UserError
+from models.tuning import SWITCHES
 from stage.options import option
 
-PARTS = ("gates", "equivalence", "attention", "prefill")
+PARTS = ("gates", "equivalence", "attention", "yardsticks", "prefill", "switches")
 
 
 @dataclass
@@ -38,6 +40,7 @@ class GpuCheckConfig:
     backends: list[str] = option(
         list(equivalence.BACKENDS), "FlashInfer's back ends to prove and to time by themselves"
     )
+    fast: list[str] = option([], f"switches of the timed engine: {', '.join(SWITCHES)}")
     outputs: str = option("outputs", "folder of the results")
 
     def __post_init__(self) -> None:
@@ -48,6 +51,7 @@ class GpuCheckConfig:
             "backends": tuple(name for name in BACKENDS if name.startswith("flashinfer")),
             "dtypes": ("bfloat16", "float16", "float32"),
             "device": ("cuda", "cpu"),
+            "fast": tuple(SWITCHES),
         }
         for name, known in choices.items():
             value = getattr(self, name)

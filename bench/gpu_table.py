@@ -14,6 +14,8 @@ def tables(result: Mapping[str, Any]) -> str:
         "gates": _gates,
         "equivalence": _equivalence,
         "attention": _attention,
+        "yardsticks": _yardsticks,
+        "switches": _switches,
         "prefill": _prefill,
     }
     return "\n\n".join(
@@ -47,6 +49,24 @@ def _attention(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for row in rows:
         cells = [str(row["n"]), str(row["rows"]), row["attention"]]
         lines.append([*cells, f"{row['layer_ms']:.3f}", f"{row['first_ms']:.3f}"])
+    return lines
+
+
+def _yardsticks(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    lines = [["N", "yardstick", "ms", "rate", ""]]
+    for row in rows:
+        rate = "-" if row["rate"] is None else f"{row['rate']:.1f}"
+        cells = [str(row.get("n", "-")), row["yardstick"], f"{row['ms']:.2f}"]
+        lines.append([*cells, rate, row["unit"]])
+    return lines
+
+
+def _switches(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    kinds = ("full", "fused", "decode")
+    lines = [["N", "switch", *(f"{kind} ms" for kind in kinds), *(f"{k} / none" for k in kinds)]]
+    for row in rows:
+        cells = [str(row["n"]), row["switch"], *(f"{row[f'{kind}_ms']:.2f}" for kind in kinds)]
+        lines.append([*cells, *(f"{row[f'{kind}_ms_of_plain']:.2f}" for kind in kinds)])
     return lines
 
 

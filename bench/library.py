@@ -24,15 +24,20 @@ class Library:
 
     Its linear layers are its own too: packed ones are laid out plainly for every call, and packed
     again, outside the time that is taken.
+
+    Parameters
+    ----------
+    attention : the library's own name of what attends.
     """
 
-    def __init__(self, model: Any, device: torch.device) -> None:
+    def __init__(self, model: Any, device: torch.device, attention: str = "sdpa") -> None:
+        self.attention = attention
         self.model = model
         self.device = device
 
     @contextmanager
     def _own_layers(self) -> Iterator[None]:
-        self.model.set_attn_implementation("sdpa")
+        self.model.set_attn_implementation(self.attention)
         try:
             with unpacked(self.model):
                 yield

@@ -80,10 +80,11 @@ def table(outcome: dict[str, Any]) -> str:
     ]
     for check in outcome["checks"]:
         verdict = "pass" if check["passed"] else "FAIL"
-        tokens = "same" if check["tokens_equal"] else "other"
         distance = check["distance"]
         size = "NaN or infinite" if distance is None else f"{distance:.1e}"
-        lines.append(f"  {verdict}  {check['name']:<38} distance {size}, {tokens} greedy tokens")
+        words = {True: ", same greedy tokens", False: ", other greedy tokens", None: ""}
+        answers = words[check["tokens_equal"]]
+        lines.append(f"  {verdict}  {check['name']:<38} distance {size}{answers}")
     return "\n".join([*lines, *([outcome["note"]] if outcome["note"] else [])])
 
 
@@ -100,6 +101,7 @@ def _key(session: Session) -> dict[str, Any]:
         "tokenizer": session.tokenizer_fingerprint,
         "dtype": str(session.weights.dtype),
         "backend": session.weights.backend,
+        "fast": session.weights.fast,
         "item": item.id,
         "tokens": item.prompt.sha256(),
         "segments": [list(span) for span in item.prompt.segments],

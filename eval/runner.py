@@ -25,7 +25,7 @@ from models import correctors, eviction
 from models.code import code_digest
 from models.errors import UserError
 from models.evicting import watched
-from models.kv import store
+from models.kv import pinned, store
 from precompute.build import precompute
 from stage import environment
 from stage.ledger import Ledger, line, shares
@@ -173,6 +173,7 @@ def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
         "dtype": weights.dtype_name,
         "device": weights.device.type,
         "backend": weights.backend,
+        **({"fast": weights.fast} if weights.fast else {}),
         "code": CODE,
     }
 
@@ -198,6 +199,9 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     policies = [variant.policy for variant, _ in runs if variant.policy]
     session.engine.observes = max(map(watched, policies), default=0)
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
+    lengths = {len(item.prompt) for item in todo}
+    sizes = [store.kv_bytes(session.engine.modules, length) for length in lengths]
+    pinned.warm(sizes, session.engine.device)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
     evaluator.ledger = Ledger()

@@ -103,6 +103,12 @@ COMMANDS = {
         "bench.gpu_config:GpuCheckConfig",
         announces=False,
     ),
+    "gpu-build": Command(
+        "compile FlashInfer's kernels here for a GPU of ARCH= elsewhere",
+        "bench.gpu_build:main",
+        "bench.gpu_build:GpuBuildConfig",
+        announces=False,
+    ),
 }
 
 

@@ -8,7 +8,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -17,7 +18,7 @@ import torch
 from data import datasets
 from data.packs import pack_file
 from data.sources.longbench import files, hub
-from models.attention import native
+from models.attention import kernels, native, toolchain
 from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
 from models.errors import UserError
@@ -85,11 +86,11 @@ def hardware(config: DoctorConfig) -> Iterator[Finding]:
         lack = obstacle(device, dtype, HEAD_DIM)
         yield Finding(
             "flashinfer",
-            f"not used, attention by sdpa instead: {lack}" if lack else _flashinfer(),
-            hint=lack,
+            "not used, attention by sdpa instead, several times slower" if lack else _flashinfer(),
+            lack,
         )
     else:
-        yield Finding("flashinfer", "not used: it serves CUDA devices only")
+        yield Finding("flashinfer", f"not used: it serves CUDA devices only{_builds()}")
         yield _native(device, dtype)
     path = prospect(dtype) if device.type == "cpu" else f"{LIBRARY}: others serve CPUs only"
     yield Finding("linear layers", path)
@@ -168,10 +169,16 @@ def _native(device: torch.device, dtype: torch.dtype) -> Finding:
 
 
 def _flashinfer() -> str:
-    try:
-        return version("flashinfer-python")
-    except PackageNotFoundError:
-        return "installed"
+    device = torch.device("cuda", torch.cuda.current_device())
+    place = kernels.folder(torch.cuda.get_device_capability(device))
+    ahead = f", kernels built ahead in {place}" if kernels.manifest(place) else ""
+    return f"{kernels.installed()}{ahead}"
+
+
+def _builds() -> str:
+    """Whether a machine without a GPU can compile for one."""
+    lacking = find_spec("flashinfer") is None or toolchain.lack() is not None
+    return "" if lacking else f"; kvfuse gpu-build compiles for them (nvcc {toolchain.nvcc()[1]})"
 
 
 def _total() -> float:

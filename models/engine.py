@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models import tuning
 from models.answers import Answer, Together
 from models.choice import choose
 from models.correction import Correction
@@ -17,6 +18,7 @@ from models.evicting import Evicting, most_kept, watched
 from models.eviction.base import BasePolicy
 from models.finite import require_finite
 from models.flight import Flight
+from models.graph import Steps, keys_for
 from models.kv.cache import FusedCache
 from models.kv.transfer import LayerStream
 from models.modules import Modules
@@ -25,6 +27,9 @@ from models.prompt import Headers, Prompt
 from models.selectors import BaseSelector
 from models.timing import Stopwatch
 from models.truth import Truth, deviations, observe
+
+COMPILER = "inductor"
+WARM_TOKENS = 48
 
 
 @dataclass
@@ -82,10 +87,17 @@ class Decoded:
 
 
 class Engine:
-    """One model, one cache, one attention back end, for every method alike."""
+    """One model, one cache, one attention back end, for every method alike.
 
-    def __init__(self, model: Any, backend: str = "auto") -> None:
+    Parameters
+    ----------
+    fast : switches of :mod:`models.tuning` that are on.
+    """
+
+    def __init__(self, model: Any, backend: str = "auto", fast: Collection[str] = ()) -> None:
+        self.fast = tuning.check(fast)
         self.modules = Modules(model, backend)
+        self.modules.plans = "plan" in self.fast
         self.device = self.modules.device
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)
@@ -94,6 +106,19 @@ class Engine:
         self.watches = False  # keeps the question's queries of fused prefills, for deviations
         self._latest: Prefill | None = None  # whose states the cache holds
         self._behind: list[int] = []  # tokens whose rows lie behind its prompt
+        self._steps: Steps | None = None
+        if "compile" in self.fast:
+            self._compile()
+
+    def _compile(self) -> None:
+        """Norms and MLPs as ``torch.compile`` makes them, made here and not inside a clock."""
+        for layer in self.modules.layers:
+            for part in self.modules.family.dense(layer):
+                part.compile(backend=COMPILER, dynamic=True)
+        ids = list(range(1, 1 + WARM_TOKENS))
+        for count in (WARM_TOKENS, WARM_TOKENS // 2):  # two lengths, then one row: all there are
+            prefill = self.full_prefill(Prompt.join([], [ids[: count - 1]], ids[count - 1 : count]))
+        self.decode(prefill, 3, ())
 
     def _flight(
         self,
@@ -171,12 +196,37 @@ class Engine:
         NotFinite : the logits or the KVs hold NaN or infinite values.
         """
         self._begin(prompt)
-        watch = Stopwatch(self.device)
+        watch = Stopwatch(self.device, "events" in self.fast)
         ids = torch.tensor(prompt.ids, device=self.device)
         n = len(ids)
         positions, watched = torch.arange(n, device=self.device), min(n, self.observes)
         flight = self._flight(ids, positions, n, self._rotary(n), watched)
         return self._land(prompt, flight, watch)
+
+    @torch.inference_mode()
+    def reordered(self, prompt: Prompt, backend: str, cut: int) -> Tensor:
+        """Logits of the full prefill with its sums in another order; what rounding alone moves.
+
+        Parameters
+        ----------
+        backend : what attends. cut : rows of a first pass; the others follow in a second one.
+
+        Returns
+        -------
+        float32 ``[vocabulary]``.
+        """
+        self._begin(prompt)
+        ids, n = torch.tensor(prompt.ids, device=self.device), len(prompt)
+        rotary = self._rotary(n)
+        for first, end in ((0, cut), (cut, n)):
+            if first == end:
+                continue
+            rows = torch.arange(first, end, device=self.device)
+            flight = Flight(self.modules, self.cache, ids[rows], rows, end, rotary, backend)
+            flight.run_to(len(self.modules.layers))
+        logits = flight.head()
+        require_finite(logits, "the logits")
+        return logits
 
     @torch.inference_mode()
     def fused_prefill(
@@ -213,7 +263,7 @@ class Engine:
         """
         n = len(prompt)
         self._begin(prompt)
-        watch = Stopwatch(self.device)
+        watch = Stopwatch(self.device, "events" in self.fast)
         kv = self.cache.kv[:, :, :, :n]
         self.cache.stream = stream = read(watch, kv)
         try:
@@ -322,9 +372,7 @@ class Engine:
         if self._behind[: len(known)] != known:
             raise ValueError("the given tokens are not in the cache: follow them first")
         out = Decoded(known)
-        # All room at once, before any step is timed: to grow later would copy the cache each time.
-        self.cache.reserve(n + max_new_tokens)
-        rotary = self._rotary(n + max_new_tokens)
+        step = self._stepper(token, n + len(known), n + max_new_tokens)
         while len(out.tokens) < max_new_tokens:
             if token in stop_ids:
                 out.stop_token = token
@@ -333,8 +381,7 @@ class Engine:
             if len(out.tokens) == max_new_tokens:
                 break
             watch = Stopwatch(self.device)
-            logits = self._extend([token], n + len(out.tokens) - 1, rotary)
-            token = int(logits[0].argmax())
+            token, logits = step(token, n + len(out.tokens) - 1)
             out.step_ms.append(watch.total())
             require_finite(logits, "the logits")
         return out
@@ -366,6 +413,39 @@ class Engine:
         evicting = Evicting(self.modules, policy, prefill.length, tokens, cache, buffer)
         evicting.begin(self.cache, prefill.observed)
         return evicting
+
+    def _stepper(
+        self, token: int, position: int, end: int
+    ) -> Callable[[int, int], tuple[int, Tensor]]:
+        """What gives the next token and the logits it was taken from, for a token at a position.
+
+        Room for all of them is made here, before any step is timed.
+        """
+        if "graph" not in self.fast:
+            self.cache.reserve(end)
+            rotary = self._rotary(end)
+
+            def extend(token: int, position: int) -> tuple[int, Tensor]:
+                logits = self._extend([token], position, rotary)
+                return int(logits[0].argmax()), logits
+
+            return extend
+        assert self._latest is not None, "there is something to go on from"
+        first = self._latest.length
+        n_keys = keys_for(end)
+        self.cache.reserve(n_keys)
+        if self._steps is None or not self._steps.fits(n_keys):
+            self._steps = Steps(self.modules, self.cache, n_keys)
+        steps = self._steps
+        steps.begin(token, position)
+
+        def replay(token: int, position: int) -> tuple[int, Tensor]:
+            self._behind[position - first :] = [token]
+            following = steps.advance()
+            self.cache.lengths = [position + 1] * len(self.cache.layers)
+            return following, steps.logits
+
+        return replay
 
     def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
         """What an answer goes on from: its last token is not in the cache yet, the others are."""

@@ -57,6 +57,11 @@ class LlamaFamily:
         attention = self.layers[layer].self_attn
         return getattr(attention, "k_norm", attention.k_proj), attention.v_proj
 
+    def dense(self, layer: nn.Module) -> list[nn.Module]:
+        """A layer's parts that neither attend nor project for attention: its norms and its MLP."""
+        parts: Any = layer
+        return [parts.input_layernorm, parts.post_attention_layernorm, parts.mlp]
+
     def rotate(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """RoPE as the family's attention applies it: ``[heads, R, D]`` with ``[1, R, D]``."""
         # Here, not above: the library's models take two seconds, and options are checked before.

@@ -7,6 +7,7 @@ from copy import copy
 import torch
 from torch import Tensor
 
+from models.attention.flashinfer_rows import FlashInferRows
 from models.errors import UserError
 from models.kv.cache import FusedCache
 from models.modules import Modules
@@ -103,6 +104,10 @@ class Flight:
         self.positions = positions
         span = slice(first, last + 1) if contiguous else positions
         self.places = places(self.cache, positions, span, self.n_keys, self.backend)
+        if self.modules.plans:
+            for rows in {id(place.rows): place.rows for place in self.places}.values():
+                if isinstance(rows, FlashInferRows):
+                    rows.plan(self.modules)
         self.cos, self.sin = (part[:, span] for part in self.rotary)
 
     @property

@@ -1,6 +1,10 @@
 """The gates that a model must pass before any figure of it is reported.
 
 1. ``r = 1`` ≡ full prefill. 2. One chunk, any ``r`` ≡ full prefill. 3. ``r = 0`` ≡ full reuse.
+On CUDA also: 4. every attention kernel, at the model's own heads, ≡ masked SDPA in float32.
+
+In half precision, equal means: no further apart than a few times what the full prefill itself moves
+when its sums are taken in another order.
 """
 
 from __future__ import annotations
@@ -17,16 +21,22 @@ import torch
 from torch import Tensor
 
 from models import correctors
+from models.attention import equivalence
 from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
 from models.kv.capture import capture
 from models.kv.front import Fronts
+from models.modules import Modules
 from models.prompt import Prompt
 from models.selectors import make
 from models.timing import Stopwatch
 
+# The widest that is ever allowed; in half precision what is measured is mostly narrower.
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1.0, torch.float16: 0.25}
+MOVES = 4  # times what other orders of the same sums move the logits, the largest of a few
+KERNELS = "attention kernels equal masked SDPA"
+KERNEL_LENGTHS = (300, 1100)
 MAX_TOKENS = 1024
 ANSWER_TOKENS = 8
 # Selectors, each by itself, and the simplest one with every corrector of this project.
@@ -48,12 +58,13 @@ Outcome = tuple[Tensor, list[int]]
 class Check:
     """One gate: the largest distance of logits found, and whether greedy answers were equal.
 
-    ``distance`` is infinite where anything was NaN or infinite, and nothing passes with that.
+    ``distance`` is infinite where anything was NaN or infinite, and nothing passes with that. Of
+    kernels it is relative to the output, and there are no answers.
     """
 
     name: str
     distance: float
-    tokens_equal: bool
+    tokens_equal: bool | None
     passed: bool
 
 
@@ -65,12 +76,14 @@ class Gate:
     ----------
     tokens, chunks : of the item as it was run; with one chunk the first gate says little.
     tolerance : in logits, by dtype.
+    moved : how far other orders of the same sums moved the full prefill's logits; 0 in float32.
     """
 
     tokens: int
     chunks: int
     tolerance: float
     checks: tuple[Check, ...]
+    moved: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -132,9 +145,9 @@ def run(
     merged = Prompt.join(
         [], [prompt.ids[: prompt.question[0]]], prompt.ids[slice(*prompt.question)]
     )
-    tolerance = TOLERANCE[engine.modules.dtype]
     exact = engine.modules.dtype == torch.float32
     engine.cache.reserve(len(prompt) + ANSWER_TOKENS)
+    tolerance, moved = bound(engine, prompt)
 
     def check(name: str, right: Callable[[], Outcome], found: Iterable[Outcome]) -> Check:
         distances, equal = [0.0], True
@@ -163,7 +176,7 @@ def run(
         def full() -> Outcome:
             return _answered(engine, engine.full_prefill(prompt))
 
-        checks = (
+        checks: tuple[Check, ...] = (
             check(
                 "r = 1 equals full prefill",
                 full,
@@ -180,7 +193,48 @@ def run(
                 (parts().fuse(*method, 0.0) for method in METHODS),
             ),
         )
-    return Gate(len(prompt), filled(prompt), tolerance, checks)
+    if engine.backend.startswith("flashinfer"):
+        checks = (*checks, kernels_check(engine.modules, engine.backend))
+    return Gate(len(prompt), filled(prompt), tolerance, checks, moved)
+
+
+def bound(engine: Engine, prompt: Prompt) -> tuple[float, float]:
+    """Largest distance in logits that rounding explains, and how far rounding moved them.
+
+    In float32 a constant. In half precision the full prefill is run in other orders: rows in two
+    passes, which gives products other shapes, and by masked SDPA. Where that moves nothing, a few
+    units in the last place of the largest logit are allowed.
+    """
+    dtype = engine.modules.dtype
+    widest = TOLERANCE[dtype]
+    if dtype == torch.float32:
+        return widest, 0.0
+    n = len(prompt)
+    orders = [(engine.backend, n // 2), (engine.backend, n // 3), ("sdpa", 0), ("sdpa", n // 2)]
+    try:
+        logits = engine.reordered(prompt, engine.backend, 0)
+        others = [engine.reordered(prompt, *order) for order in orders]
+    except NotFinite:
+        return widest, 0.0  # the checks say so
+    moved = max(float((other - logits).abs().max()) for other in others)
+    least = torch.finfo(dtype).eps * float(logits.abs().max())
+    return min(widest, MOVES * max(moved, least)), moved
+
+
+def kernels_check(modules: Modules, backend: str) -> Check:
+    """The back end's kernels at the model's heads in every case that a prompt can bring."""
+    found = equivalence.run(
+        modules.device,
+        [modules.dtype],
+        [modules.head_dim],
+        KERNEL_LENGTHS,
+        [modules.n_heads // modules.n_kv_heads],
+        [backend],
+        modules.n_kv_heads,
+    )
+    errors = [one.error for one in found]
+    worst = max(errors) if all(map(math.isfinite, errors)) else math.inf
+    return Check(KERNELS, worst, None, all(one.passed for one in found))
 
 
 def filled(prompt: Prompt) -> int:

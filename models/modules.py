@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from models.attention import kernels
 from models.attention.registry import choose_backend, install
 from models.family import FAMILIES
 from models.load.settings import dtype_name
@@ -22,16 +23,18 @@ class Modules:
     Attributes
     ----------
     backend : what attends, in everything that is run on these modules.
+    plans : attention of scattered rows is planned before their first layer, see `models.tuning`.
 
     Raises
     ------
-    UserError : there is no such back end, or not here.
+    UserError : there is no such back end, or not here, or what it needs cannot be compiled.
     """
 
     def __init__(self, model: Any, backend: str = "auto") -> None:
         install(model)
         self.model = model
         self.config = model.config
+        self.plans = False
         self.family = family = FAMILIES[model.config.model_type](model)
         self.layers: Any = family.layers
         self.embed: nn.Module = family.embed
@@ -46,6 +49,7 @@ class Modules:
         self.head_dim: int = family.head_dim
         self.scale: float = family.scale
         self.backend = choose_backend(self.device, self.dtype, self.head_dim, backend)
+        kernels.ready(self.device, self.dtype, self.head_dim, self.backend)
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

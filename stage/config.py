@@ -11,6 +11,7 @@ from data import datasets
 from data.context import FORMS, Context
 from data.dataset import Dataset
 from data.sources.own import OwnOptions
+from models import tuning
 from models.errors import UserError
 from models.load import source
 from stage.options import option, options_of
@@ -107,6 +108,7 @@ class MachineOptions:
         "auto", "attention: auto, native, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
     )
     threads: int | None = option(None, "CPU threads (PyTorch's choice)")
+    fast: list[str] = option([], "GPU switches, see docs/gpu.md: events, plan, graph, compile")
 
     def check_threads(self) -> None:
         """Raise UserError for more threads than this machine has cores."""
@@ -126,6 +128,7 @@ class ModelConfig(MachineOptions, InputsConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_threads()
+        tuning.check(self.fast)
         if self.context != AUTO:
             Context.parse(self.context)
 

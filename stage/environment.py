@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 from functools import cache
-from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ from typing import Any
 import torch
 import transformers
 
-from models.attention import library, native
+from models.attention import kernels, library, native
+from models.attention.flashinfer_rows import obstacle
 from models.load.settings import dtype_name
 from models.processor import processor
 
@@ -45,7 +45,7 @@ def machine(device: torch.device, linear: str) -> dict[str, Any]:
     if device.type == "cpu":
         found["compiler"] = library.compiler()
     if device.type == "cuda" and find_spec("flashinfer"):
-        found["flashinfer"] = version("flashinfer-python")
+        found["flashinfer"] = kernels.installed()
     return found
 
 
@@ -73,10 +73,13 @@ def describe(
 
 
 def _lacks(device: torch.device, dtype: torch.dtype, backend: str, head_dim: int) -> dict[str, str]:
-    """Why a CPU does without the kernel that is written for it, where it does."""
-    if device.type != "cpu" or backend == "native":
-        return {}
-    return {"not_native": native.obstacle(dtype, head_dim) or f"BACKEND={backend} was asked for"}
+    """Why a device does without the kernels that are meant for it, where it does."""
+    asked = f"BACKEND={backend} was asked for"
+    if device.type == "cpu" and backend != "native":
+        return {"not_native": native.obstacle(dtype, head_dim) or asked}
+    if device.type == "cuda" and not backend.startswith("flashinfer"):
+        return {"not_flashinfer": obstacle(device, dtype, head_dim) or asked}
+    return {}
 
 
 @cache

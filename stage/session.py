@@ -16,6 +16,7 @@ from data import inputs
 from data.context import Context
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
+from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
 from models.engine import Engine
 from models.errors import UserError
@@ -78,6 +79,7 @@ class Weights:
     head_dim : the width of its attention heads.
     max_positions : tokens that its positions reach.
     layers : how many decoder layers it has.
+    fast : switches of the engine that are on.
 
     Raises
     ------
@@ -87,11 +89,15 @@ class Weights:
     def __init__(self, unloaded: Unloaded, config: ModelConfig) -> None:
         self._unloaded = unloaded
         self._where = config.device, config.dtype
+        self.fast = sorted(config.fast)
         self.device = pick_device(config.device)
         self.dtype = pick_dtype(config.dtype, self.device)
         self._memo = unloaded.source, unloaded.config, (self.device, self.dtype)
         self.head_dim = head_dim(unloaded.config)
         self.backend = choose_backend(self.device, self.dtype, self.head_dim, config.backend)
+        if config.backend == "auto" and self.device.type == "cuda" and self.backend == "sdpa":
+            lack = obstacle(self.device, self.dtype, self.head_dim)
+            print(f"attention by sdpa, several times slower: {lack}", file=sys.stderr, flush=True)
         self.max_positions = max_positions(unloaded.config)
         self.layers: int = unloaded.config.num_hidden_layers
 
@@ -109,7 +115,7 @@ class Weights:
 
     @cached_property
     def engine(self) -> Engine:
-        return Engine(self.loaded.model, self.backend)
+        return Engine(self.loaded.model, self.backend, self.fast)
 
     @property
     def dtype_name(self) -> str:

@@ -13,27 +13,30 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from models.attention import kernels
+from models.attention.kernels import HOPPER
 from models.attention.paged import PagedRows
 
 HEAD_DIMS = (64, 128, 256)
 DTYPES = (torch.float16, torch.bfloat16)
-HOPPER = 9  # major compute capability
 # So many rows fill the device without splitting the keys, which fa3 does not do and fa2 does.
 FA3_ROWS = 512
 # Below so many rows three launches a layer cost more than the masked tiles that they save.
 PAGED_ROWS = 256
-FORMS = ("single", "paged", "paged-fa3")
 
 
 def obstacle(
     device: torch.device, dtype: torch.dtype, head_dim: int, form: str | None = None
 ) -> str | None:
-    """Why FlashInfer cannot serve this model here, in this form, or None when it can."""
+    """Why FlashInfer cannot serve this model here, in this form, or None when it can.
+
+    What it has to compile for that can be compiled here, or is there already.
+    """
     if device.type != "cuda":
         return f"it needs a CUDA device, the model is on {device.type}"
     if find_spec("flashinfer") is None:
@@ -42,9 +45,21 @@ def obstacle(
         return "it needs DTYPE=bfloat16 or float16"
     if head_dim not in HEAD_DIMS:
         return f"it has no kernel for heads of {head_dim} dimensions"
-    if form == "paged-fa3" and torch.cuda.get_device_capability(device)[0] != HOPPER:
+    capability = torch.cuda.get_device_capability(device)
+    if form == "paged-fa3" and capability[0] != HOPPER:
         return "its fa3 kernels are for GPUs of the Hopper generation"
-    return None
+    return kernels.obstacle(dtype, head_dim, capability)
+
+
+class Heads(Protocol):
+    """What a plan depends on, besides the rows."""
+
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    scale: float
+    dtype: torch.dtype
+    device: torch.device
 
 
 class FlashInferRows:
@@ -72,6 +87,7 @@ class FlashInferRows:
             raise ValueError(f"a row at position {self.visible - 1} has only {n_keys} keys")
         self.form = self._choose(int(host[0]), len(host), form)
         self._attend: Callable[[Tensor, Tensor, Tensor, float], Tensor]
+        self._paged: PagedRows | None = None
         if self.form == "decode":
             self._attend = self._decode
         elif self.form == "causal":
@@ -81,7 +97,20 @@ class FlashInferRows:
             self._attend = self._single
         else:
             backend = "fa3" if self.form == "paged-fa3" else "fa2"
-            self._attend = PagedRows(flashinfer, positions, host, backend).attend
+            self._paged = PagedRows(flashinfer, positions, host, backend)
+            self._attend = self._paged.attend
+
+    def plan(self, model: Heads) -> None:
+        """Plan for all layers of a model now, instead of when the first of them attends."""
+        if self._paged is not None:
+            self._paged.plan(
+                model.n_heads,
+                model.n_kv_heads,
+                model.head_dim,
+                model.dtype,
+                model.scale,
+                model.device,
+            )
 
     def _choose(self, first: int, count: int, form: str | None) -> str:
         if count == 1:

@@ -26,6 +26,8 @@ PAGE = 64
 TILE = 128
 WORKSPACE_BYTES = 128 << 20
 THREAD_BLOCKS = 1024
+# The merging kernel takes one block of threads a row, eight numbers of a head a thread.
+MERGE_THREADS = 1024
 SMALLEST_PIECE = 256 // PAGE
 
 
@@ -124,6 +126,25 @@ def piece_pages(pages: np.ndarray, limit: int) -> int | None:
     return None
 
 
+def merge_folds(n_heads: int, head_dim: int) -> int:
+    """By how many a row's heads are divided, so that each part fits the merging kernel.
+
+    Its limit is 64 heads of 128 numbers, 32 of 256.
+    """
+    threads = head_dim // 8
+    return next(
+        parts
+        for parts in range(1, n_heads + 1)
+        if n_heads % parts == 0 and n_heads // parts * threads <= MERGE_THREADS
+    )
+
+
+def fold(state: Tensor, parts: int) -> Tensor:
+    """``[R, H, ...]`` contiguous as ``[R·parts, H / parts, ...]``: heads are merged one by one."""
+    rows, heads = state.shape[:2]
+    return state.view(rows * parts, heads // parts, *state.shape[2:])
+
+
 class Workspace:
     """The library's wrappers with their buffers: too dear to make anew for every pass.
 
@@ -133,11 +154,14 @@ class Workspace:
     """
 
     def __init__(self, library: Any, device: torch.device, backend: str) -> None:
-        # One buffer for both: what a run leaves in it is read before the next run begins.
-        buffer = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
-        wrapper = library.BatchPrefillWithPagedKVCacheWrapper
-        self.shared: Any = wrapper(buffer, "HND", backend=backend)
-        self.rest: Any = wrapper(buffer, "HND", backend="fa2")
+        # It outlives the pass that makes it: made in inference mode, its buffers could be written
+        # in no other.
+        with torch.inference_mode(False):
+            # One buffer for both: what a run leaves in it is read before the next run begins.
+            buffer = torch.empty(WORKSPACE_BYTES, dtype=torch.uint8, device=device)
+            wrapper = library.BatchPrefillWithPagedKVCacheWrapper
+            self.shared: Any = wrapper(buffer, "HND", backend=backend)
+            self.rest: Any = wrapper(buffer, "HND", backend="fa2")
         self.owner: object | None = None
 
 
@@ -175,7 +199,9 @@ class PagedRows:
 
         The first call plans for all layers, which waits for the device once.
         """
-        space = self._plan(query, key, scale)
+        space = self.plan(
+            query.shape[1], key.shape[1], query.shape[3], query.dtype, scale, query.device
+        )
         queries = query[0].transpose(0, 1).contiguous()
         out, lse = space.rest.run(
             queries, _pages(key, value, 1), out=torch.empty_like(queries), return_lse=True
@@ -188,14 +214,26 @@ class PagedRows:
                 out=torch.empty_like(queries[rows]),
                 return_lse=True,
             )
-            self.library.merge_state_in_place(out[rows], lse[rows], shared, shared_lse)
+            folds = merge_folds(queries.shape[1], queries.shape[2])
+            states = (fold(x, folds) for x in (out[rows], lse[rows], shared, shared_lse))
+            self.library.merge_state_in_place(*states)
         return out[None]
 
-    def _plan(self, query: Tensor, key: Tensor, scale: float) -> Workspace:
-        _, n_heads, _, head_dim = query.shape
-        n_kv_heads = key.shape[1]
-        space = workspace(self.library, query.device, query.dtype, head_dim, self.backend)
-        wanted = (n_heads, n_kv_heads, head_dim, query.dtype, scale)
+    def plan(
+        self,
+        n_heads: int,
+        n_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype,
+        scale: float,
+        device: torch.device,
+    ) -> Workspace:
+        """Plan for all layers of a model, unless that is what was planned last.
+
+        Waits for the device once, so it costs least before anything was asked of it.
+        """
+        space = workspace(self.library, device, dtype, head_dim, self.backend)
+        wanted = (n_heads, n_kv_heads, head_dim, dtype, scale)
         if space.owner is self and self._planned == wanted:
             return space
         space.owner = None
@@ -209,8 +247,8 @@ class PagedRows:
             "num_kv_heads": n_kv_heads,
             "head_dim_qk": head_dim,
             "sm_scale": scale,
-            "q_data_type": query.dtype,
-            "kv_data_type": key.dtype,
+            "q_data_type": dtype,
+            "kv_data_type": dtype,
         }
         # The mask goes in unpacked: given a packed one, the library (up to 0.7.2 at least) takes
         # the requests' offsets in it for bytes though it counts them in bits.

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from models.attention import blocked, native
 from models.attention.blocked import BlockedRows
-from models.attention.flashinfer_rows import FORMS, FlashInferRows, obstacle
+from models.attention.flashinfer_rows import FlashInferRows, obstacle
+from models.attention.kernels import FORMS
 from models.attention.masked import CausalRows, MaskedRows, Rows
 from models.attention.native import NativeRows, NativeSegments
 from models.attention.packed import PackedSegments

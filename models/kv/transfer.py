@@ -26,6 +26,8 @@ class LayerStream:
     target : the same shape, a view of the cache.
     prepare : called once for every layer, when it has arrived and before it is used, in the
         caller's stream; for the rotation of its keys.
+    ahead : copies are asked for so many layers before they are needed, the first ones at once. None
+        asks for all at once: nothing computes until the last of them has been asked for.
 
     Raises
     ------
@@ -33,7 +35,11 @@ class LayerStream:
     """
 
     def __init__(
-        self, source: Tensor, target: Tensor, prepare: Callable[[int], None] | None = None
+        self,
+        source: Tensor,
+        target: Tensor,
+        prepare: Callable[[int], None] | None = None,
+        ahead: int | None = None,
     ) -> None:
         if source.shape != target.shape or source.dtype != target.dtype:
             raise ValueError(
@@ -43,6 +49,7 @@ class LayerStream:
         self.source = source
         self.target = target
         self.prepare = prepare
+        self.ahead = ahead
         self.started = False
         self._side: torch.cuda.Stream | None = None
         self._events: list[torch.cuda.Event] = []
@@ -68,8 +75,16 @@ class LayerStream:
         # An earlier prefill may still read what the copies overwrite.
         side.wait_stream(torch.cuda.current_stream(device))
         self.target.record_stream(side)
+        self._enqueue_to(self.ahead)
+
+    def _enqueue_to(self, end: int | None) -> None:
+        """Ask for the layers below ``end`` that were not asked for, or for all."""
+        side = self._side
+        layers = self.target.shape[1]
+        if side is None or len(self._events) == layers:
+            return
         with torch.cuda.stream(side):
-            for layer in range(self.target.shape[1]):
+            for layer in range(len(self._events), layers if end is None else min(end, layers)):
                 # A layer's keys lie in one piece in the source, and its values in another. Taken
                 # together they would be gathered on the host first.
                 for kind in range(self.target.shape[0]):
@@ -83,6 +98,7 @@ class LayerStream:
         if layer in self._arrived:
             return
         self.start()
+        self._enqueue_to(None if self.ahead is None else layer + 1 + self.ahead)
         if self._events:
             torch.cuda.current_stream(self.target.device).wait_event(self._events[layer])
         self._arrived.add(layer)

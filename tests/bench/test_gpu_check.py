@@ -6,12 +6,14 @@ import sys
 import pytest
 import torch
 
-from bench import equivalence, gpu_check, gpu_table, random_models
+from bench import gpu_check, gpu_table, random_models
 from bench.gpu_check import main
 from bench.gpu_config import GpuCheckConfig
-from models.attention import paged
+from models import engine
+from models.attention import equivalence, paged
 from models.attention.registry import choose_backend
 from models.errors import UserError
+from models.tuning import SWITCHES
 from stage.options import command
 from tests.models.fake_flashinfer import FakeFlashInfer
 
@@ -26,6 +28,7 @@ TINY = {
     "methods": ["random", "blend"],
     "chunk_size": 100,
     "rounds": 1,
+    "parts": ["gates", "equivalence", "attention", "prefill"],
 }
 
 
@@ -69,10 +72,48 @@ def test_the_whole_flow_runs_and_ends_with_a_table(tmp_path, capsys, monkeypatch
 
 
 def test_parts_can_be_chosen(tmp_path):
-    main(GpuCheckConfig(**{**TINY, "tokens": [256]}, parts=["attention"], outputs=str(tmp_path)))
+    options = {**TINY, "tokens": [256], "parts": ["attention"]}
+    main(GpuCheckConfig(**options, outputs=str(tmp_path)))
     result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
     assert len(result["attention"]) == 2
     assert result["gates"] == result["prefill"] == []
+
+
+def test_what_was_found_is_kept_when_a_later_part_is_killed(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(gpu_check.PROVERS, "prefill", killed)
+    options = {**TINY, "tokens": [256, 320], "parts": ["attention", "prefill"]}
+    with pytest.raises(KeyboardInterrupt):
+        main(GpuCheckConfig(**options, outputs=str(tmp_path)))
+    result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
+    assert sorted({row["n"] for row in result["attention"]}) == [256, 320]
+
+
+def test_yardsticks_and_switches_have_a_row_each(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(engine, "COMPILER", "eager")
+    monkeypatch.setattr(gpu_check.switches, "GATE_TOKENS", 200)
+    options = {**TINY, "tokens": [256], "parts": ["yardsticks", "switches"]}
+    main(GpuCheckConfig(**options, outputs=str(tmp_path)))
+    result = json.loads((tmp_path / "bench" / "gpu.json").read_text())
+    names = [row["yardstick"] for row in result["yardsticks"]]
+    assert names[0].startswith("product 256 x 256")
+    assert {"our full prefill", "transformers, SDPA", "causal attention alone"} <= set(names)
+    assert all(row["ms"] > 0 for row in result["yardsticks"])
+    product = result["yardsticks"][0]
+    assert product["rate"] == pytest.approx(2 * 256**3 / product["ms"] / 1e9)
+    kinds = ["none", "copies 4 layers ahead", *SWITCHES, "all"]
+    assert [row["switch"] for row in result["switches"]] == kinds
+    for row in result["switches"]:
+        assert row["full_ms"] > 0
+        assert row["fused_ms"] > 0
+        assert row["decode_ms"] > 0
+    assert result["switches"][0]["decode_ms_of_plain"] == 1
+    models = [row["model"] for row in result["gates"]]
+    assert models == [f"llama, switch {name}" for name in [*SWITCHES, "all"]]
+    assert all(row["passed"] for row in result["gates"])
+    assert "TFLOP/s" in capsys.readouterr().out
 
 
 def test_methods_are_spelled_and_limited_as_in_bench(tmp_path):
@@ -111,6 +152,7 @@ def test_without_a_gpu_one_line_says_so(monkeypatch, capsys):
         ({"layers": 0}, "--layers 0: give 1 or more"),
         ({"tokens": [512, 10]}, "--tokens 10: give 256 or more"),
         ({"head_dims": [0]}, "--head-dims 0: give 1 or more"),
+        ({"fast": ["warp"]}, "--fast warp is none of events"),
         ({"outputs": ""}, "--outputs names no folder"),
     ],
 )
@@ -133,7 +175,7 @@ def test_what_does_not_hold_ends_with_exit_code_1(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(gpu_check, "gates", failing)
     with pytest.raises(SystemExit) as stopped:
-        main(GpuCheckConfig(**TINY, parts=["gates"], outputs=str(tmp_path)))
+        main(GpuCheckConfig(**{**TINY, "parts": ["gates"]}, outputs=str(tmp_path)))
     assert stopped.value.code == 1
     output = capsys.readouterr()
     assert output.err == "gpu-check: FAILED: gates of llama\n"

@@ -10,6 +10,7 @@ NAMED = {
     "doctor": ["KVS=elsewhere"],
     "bench": ["ROUNDS=2"],
     "gpu-check": ["DEVICE=cpu"],
+    "gpu-build": ["ARCH=8.0"],
     "compare": ["A=one", "B=two"],
 }
 

@@ -19,9 +19,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor, scale: float) -> tu
     group = q.shape[1] // k.shape[1]
     keys, values = (x.repeat_interleave(group, 1).double() for x in (k, v))
     logits = torch.einsum("rhd,nhd->hrn", q.double(), keys) * scale
-    logits = logits.masked_fill(~mask, -5e4)  # the library's "minus infinity" is a number
+    logits = logits.masked_fill(~mask, -math.inf)
     lse = torch.logsumexp(logits, -1)
-    weights = (logits - lse[..., None]).exp()
+    weights = (logits - lse[..., None]).exp().nan_to_num(0.0)  # a row without a key gets zeros
     out = torch.einsum("hrn,nhd->rhd", weights, values)
     return out.to(q.dtype), (lse.T / math.log(2)).float().contiguous()
 
@@ -46,6 +46,7 @@ class Wrapper:
 
     def __init__(self, float_workspace_buffer, kv_layout="NHD", *, backend="auto"):
         assert float_workspace_buffer.dtype == torch.uint8
+        assert not float_workspace_buffer.is_inference(), "it could not be written outside"
         assert kv_layout == "HND"
         type(self).made += 1
         self.backend = backend
@@ -183,9 +184,10 @@ class FakeFlashInfer:
         assert v.shape == v_other.shape
         assert s.shape == s_other.shape == v.shape[:2]
         assert s.dtype == s_other.dtype == torch.float32
+        assert v.shape[1] * v.shape[2] // 8 <= 1024, "more threads than a block may have"
         both = torch.stack([s, s_other]).double()
-        weights = (both - both.amax(0)).exp2()
-        weights = weights / weights.sum(0)
+        weights = (both - both.amax(0)).exp2().nan_to_num(0.0)  # two empty states stay zero
+        weights = weights / weights.sum(0).clamp_min(1e-300)
         merged = weights[0, ..., None] * v.double() + weights[1, ..., None] * v_other.double()
         v.copy_(merged.to(v.dtype))
         s.copy_(torch.logsumexp(both * math.log(2), 0).div(math.log(2)).float())

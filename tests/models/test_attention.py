@@ -120,6 +120,8 @@ def test_back_ends_are_chosen_by_capability(monkeypatch):
     for name in ("native", "blocked"):
         with pytest.raises(UserError, match="runs on a CPU"):
             choose_backend(torch.device("cuda"), torch.float32, 64, name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr("models.attention.kernels.obstacle", lambda *kind: None)
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: None)
     assert choose_backend(cuda, torch.bfloat16, 128) == "sdpa"
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
@@ -149,6 +151,7 @@ def test_a_pytorch_without_the_blocked_kernel(monkeypatch):
 @pytest.mark.parametrize("form", ["single", "paged", "paged-fa3"])
 def test_a_back_end_is_asked_for_with_its_form(monkeypatch, form):
     cuda, name = torch.device("cuda"), f"flashinfer:{form}"
+    monkeypatch.setattr("models.attention.kernels.obstacle", lambda *kind: None)
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     assert choose_backend(cuda, torch.bfloat16, 128, name) == name
@@ -157,6 +160,7 @@ def test_a_back_end_is_asked_for_with_its_form(monkeypatch, form):
 
 
 def test_hopper_s_kernels_are_refused_elsewhere(monkeypatch):
+    monkeypatch.setattr("models.attention.kernels.obstacle", lambda *kind: None)
     monkeypatch.setattr("models.attention.flashinfer_rows.find_spec", lambda name: object())
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     cuda = torch.device("cuda")

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from models import gate
-from models.attention import flashinfer_rows
-from models.attention.flashinfer_rows import FORMS, FlashInferRows
+from models.attention import flashinfer_rows, paged
+from models.attention.flashinfer_rows import FlashInferRows
+from models.attention.kernels import FORMS
 from models.attention.masked import MaskedRows
 from models.attention.registry import rows_for
 from models.engine import Engine
@@ -16,6 +17,7 @@ from tests.conftest import build, random_prompt
 from tests.models.fake_flashinfer import FakeFlashInfer
 
 N = 300
+REST_MASK = paged.rest_mask
 CASES = {
     "scattered": torch.randperm(N, generator=torch.Generator().manual_seed(0))[:60].sort().values,
     "few": torch.tensor([0, 3, 4, 17, 63, 64, 99]),
@@ -121,6 +123,15 @@ def test_the_engine_passes_its_gates_on_flashinfer(fake, form):
     result = gate.run(engine, random_prompt(9, [70, 70, 33], 17), [1])
     assert result.passed, result
     assert set(fake.calls) == {"decode", "causal", form}
+    assert result.checks[-1].name == gate.KERNELS
+
+
+def test_a_kernel_that_is_off_by_one_key_fails_the_gate(fake, monkeypatch):
+    """Where no logit of a small model would tell."""
+    monkeypatch.setattr(paged, "rest_mask", lambda blocks, rows: REST_MASK(blocks, rows + 1))
+    engine = Engine(build("llama"))
+    engine.backend = "flashinfer:paged"
+    assert not gate.kernels_check(engine.modules, engine.backend).passed
 
 
 gpu = pytest.mark.skipif(
@@ -132,7 +143,7 @@ gpu = pytest.mark.skipif(
 @gpu
 @pytest.mark.parametrize(("dtype", "dim"), [(torch.bfloat16, 128), (torch.float16, 64)])
 def test_on_a_gpu_every_case_equals_masked_sdpa(dtype, dim):
-    from bench.equivalence import run
+    from models.attention.equivalence import run
 
     results = run(torch.device("cuda"), [dtype], [dim], lengths=[300, 2048])
     assert not [result for result in results if not result.passed]

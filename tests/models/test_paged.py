@@ -9,6 +9,7 @@ from models.attention.paged import (
     PAGE,
     Blocks,
     PagedRows,
+    merge_folds,
     piece_pages,
     ranges,
     rest_mask,
@@ -123,3 +124,32 @@ def test_a_plan_serves_all_layers_and_yields_to_another_pass():
         if before is rows:
             assert rows._planned
     assert Wrapper.made <= made + 2
+
+
+@pytest.mark.parametrize(("heads", "dim", "parts"), [(64, 128, 1), (96, 128, 2), (40, 256, 2)])
+def test_more_heads_than_the_merging_kernel_takes_are_merged_in_parts(heads, dim, parts):
+    """Its block of threads holds 64 heads of 128 numbers; more would not even be launched."""
+    assert merge_folds(heads, dim) == parts
+    host = scattered(40, 300)
+    positions = torch.from_numpy(host)
+    key, value = cache(300, 8, 300, dim)
+    query = torch.randn(1, heads, len(host), dim, generator=torch.Generator().manual_seed(1))
+    got = PagedRows(FakeFlashInfer, positions, host).attend(query, key, value, 0.1)
+    reference = MaskedRows(positions, 300).attend(query, key, value, 0.1)
+    assert torch.allclose(got, reference, atol=1e-5)
+
+
+@pytest.mark.parametrize(("heads", "dim"), [(67, 128), (128, 256), (1, 64), (14, 64)])
+def test_every_number_of_heads_can_be_divided(heads, dim):
+    parts = merge_folds(heads, dim)
+    assert heads % parts == 0
+    assert heads // parts * dim // 8 <= 1024
+
+
+def test_a_workspace_made_in_inference_mode_can_be_written_outside():
+    workspace.cache_clear()
+    host = scattered(40, 300)
+    with torch.inference_mode():
+        rows = PagedRows(FakeFlashInfer, torch.from_numpy(host), host)
+        rows.plan(4, 2, 64, torch.float32, 0.1, CPU)
+    assert workspace(FakeFlashInfer, CPU, torch.float32, 64, "fa2").owner is rows

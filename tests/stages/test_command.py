@@ -168,7 +168,7 @@ def test_the_whole_way_in_one_command(place, call):
 @pytest.fixture
 def checkout(tmp_path) -> Path:
     """The Makefile beside an environment that is there already."""
-    for name in ("Makefile", "pyproject.toml"):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     python = tmp_path / ".venv" / "bin" / "python"
     python.parent.mkdir(parents=True)

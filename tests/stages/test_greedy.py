@@ -8,8 +8,8 @@ import random
 
 import pytest
 
-import eval.greedy as greedy
-from eval.greedy import GreedyConfig, blocks_of, grow, trials
+import eval.study.greedy as greedy
+from eval.study.greedy import GreedyConfig, blocks_of, grow, trials
 from eval.variants import method_options
 from stage.options import command
 from tests.conftest import random_prompt

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from httpx2 import HTTPError
 from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -13,6 +12,8 @@ from data.sources.longbench.files import ZIP
 # The organisation was renamed; the old name redirects only as long as the hub keeps it.
 REPOS = ("THUDM/LongBench", "zai-org/LongBench")
 TIMEOUT = 5.0
+# The error of the HTTP library beneath, which is httpx or httpx2 by the hub library's version.
+TROUBLE: tuple[type[BaseException], ...] = HfHubHTTPError.__bases__
 
 
 class HubUnavailable(Exception):
@@ -47,8 +48,8 @@ def hub_zip() -> tuple[str, Path]:
             return repo, Path(hf_hub_download(repo, ZIP, repo_type="dataset"))
         except HfHubHTTPError as error:
             problem = error
-        except (HTTPError, OSError) as error:
-            problem = error
+        except TROUBLE as error:
+            problem = Exception(str(error).strip() or type(error).__name__)
             break
     reason = str(problem).strip() or type(problem).__name__
     raise HubUnavailable(reason.splitlines()[0].rstrip("."))

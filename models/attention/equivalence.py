@@ -59,13 +59,14 @@ def run(
     lengths: Sequence[int] = LENGTHS,
     groups: Sequence[int] = GROUPS,
     backends: Sequence[str] = BACKENDS,
+    kv_heads: int = KV_HEADS,
 ) -> list[Comparison]:
-    """Compare every back end in every case."""
+    """Compare every back end in every case; ``groups`` are query heads for each key head."""
     results = []
     for dtype, head_dim, group, n in product(dtypes, head_dims, groups, lengths):
         for case, positions in cases(n).items():
             rows = positions.to(device)
-            query, key, value = _states(rows, n, group, head_dim, dtype)
+            query, key, value = _states(rows, n, (kv_heads, group), head_dim, dtype)
             scale = head_dim**-0.5
             exact = MaskedRows(rows, n).attend(query.float(), key.float(), value.float(), scale)
             for backend in backends:
@@ -78,7 +79,7 @@ def run(
 
 
 def _states(
-    rows: Tensor, n: int, group: int, head_dim: int, dtype: torch.dtype
+    rows: Tensor, n: int, heads: tuple[int, int], head_dim: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Queries, and keys and values in a buffer with rows to spare.
 
@@ -86,12 +87,13 @@ def _states(
     a mask that is off by one key shows.
     """
     generator = torch.Generator(rows.device).manual_seed(n)
+    kv_heads, group = heads
 
     def draw(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, device=rows.device)
 
-    query = draw(1, len(rows), group * KV_HEADS, head_dim).transpose(1, 2)
-    kv = draw(2, KV_HEADS, n + SPARE_ROWS, head_dim)
+    query = draw(1, len(rows), group * kv_heads, head_dim).transpose(1, 2)
+    kv = draw(2, kv_heads, n + SPARE_ROWS, head_dim)
     leading = query[0, ::group]
     pull = leading / leading.norm(dim=-1, keepdim=True) * (math.log(n) + 1)
     for step in (0, 1):

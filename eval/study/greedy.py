@@ -1,6 +1,6 @@
 """A greedy oracle: how near to the full prefill a few recomputed rows can come, by trying.
 
-Run it from the repository root: ``python -m eval.greedy LIMIT=3 RATE=0.05 REUSE=prophet``. It tries
+Run it from the repository root: ``python -m eval.study.greedy LIMIT=3 RATE=0.05 REUSE=prophet``. It tries
 hundreds of sets an item, each a fused prefill, and reports beside them what methods reach.
 """
 
@@ -119,9 +119,15 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
     that greedy's last set removes.
     """
     evaluator = Evaluator(session, config, variants)
+    if len(evaluator.sources) != 1:
+        raise UserError(
+            "the oracle grows a set over one kind of KVs: give one CONTEXT for all of REUSE"
+        )
+    [source] = evaluator.sources.values()
+    session = source.session
     check_room(session, evaluator.max_new_tokens)
     check_layers(session, variants)
-    precompute(session, sorted({*config.scores, *evaluator.needs}))
+    precompute(session, sorted({*config.scores, *source.needs}))
     for item in session.inputs.items:
         evaluator.check(item)
     gating.checked(session)
@@ -150,10 +156,10 @@ def look(
     """One item: distances by name, and greedy's curve, ``[tokens, KL]`` a step."""
     reference = evaluator.reference(item)
     rate = config.rate[0]
-    corrector = next((v.corrector for v in variants), None)
+    corrector, context = next(((v.corrector, v.context) for v in variants if v.selector))
 
     def distance(positions: Positions) -> float:
-        told = Variant("greedy", Told(positions), rate, corrector=corrector)
+        told = Variant("greedy", Told(positions), rate, corrector=corrector, context=context)
         return kl(evaluator, item, told, reference)
 
     blocks, budget = blocks_of(item.prompt, config.block), item.prompt.budget(rate)
