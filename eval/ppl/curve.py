@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import exp
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,6 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axhline(whole["ppl"], color="black", lw=1.2, label="nothing evicted")
-    factor = whole["ppl"]
     names = [name for name in dict.fromkeys(row["policy"] for row in rows) if name != NONE]
     shares = sorted({row["keep"] for row in rows} - {1.0}, reverse=True)
     for number, name in enumerate(names):
@@ -38,8 +38,8 @@ def draw(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
         aside = 0.25 * ((number + 0.5) / len(names) - 0.5)
         x = [shares.index(row["keep"]) + aside for row in own]
         colour = COLOURS[number % len(COLOURS)]
-        ends = [[factor * 2.718281828459045 ** row["nats_ci95"][i] for row in own] for i in (0, 1)]
-        axes.vlines(x, *ends, color=colour, alpha=0.5, lw=1)
+        low, high = ([whole["ppl"] * exp(row["nats_ci95"][end]) for row in own] for end in (0, 1))
+        axes.vlines(x, low, high, color=colour, alpha=0.5, lw=1)
         axes.plot(
             x,
             [row["ppl"] for row in own],

@@ -47,7 +47,8 @@ def passages(config: PplConfig, tokenizer: Any) -> tuple[list[Passage], str]:
             f"{where} has {total} tokens, {config.limit} passages need {config.limit * size}: "
             "give a smaller LIMIT or CONTEXT, or a longer text"
         )
-    starts, behind = [], 0
+    starts: list[int] = []
+    behind = 0
     for number, piece in enumerate(pieces):
         if behind >= len(starts) * (total // config.limit) and len(starts) < config.limit:
             starts.append(number)

@@ -24,6 +24,8 @@ class EvictingCache(Cache):
     fresh : validity and positions of the tokens in flight, ``[B, q]`` each.
     """
 
+    layers: Any  # all of them EvictingLayer
+
     def __init__(self, policy: BasePolicy, family: Any) -> None:
         self.policy = policy
         self.scale: float = family.scale
@@ -68,7 +70,7 @@ class EvictingCache(Cache):
 
     def kv_bytes(self) -> int:
         """Bytes of the keys and values that are held."""
-        return sum(2 * layer.keys.nbytes for layer in self.layers if layer.keys is not None)
+        return sum(2 * int(layer.keys.nbytes) for layer in self.layers if layer.kept)
 
 
 @contextmanager

@@ -34,6 +34,8 @@ class EvictingLayer(DynamicLayer):
     """
 
     is_croppable = False
+    keys: Any  # a tensor from the first pass on
+    values: Any
 
     def __init__(self) -> None:
         super().__init__()

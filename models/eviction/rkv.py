@@ -88,7 +88,7 @@ def mean_cosine(keys: Tensor, valid: Tensor, near: float = 1.0, spare: int = 0) 
         latest do not count it.
     """
     unit = torch.nn.functional.normalize(keys.float(), dim=-1)
-    unit = unit * valid[:, None, :, None]
+    unit = unit.masked_fill(~valid[:, None, :, None], 0.0)
     total = torch.zeros(keys.shape[:3], device=keys.device)
     slots = torch.arange(keys.shape[2], device=keys.device)
     for at in range(0, len(slots), BLOCK):
