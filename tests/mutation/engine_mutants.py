@@ -13,8 +13,8 @@ def _in_file(file: str, tests: tuple[str, ...], *changes: tuple[str, str, str]) 
 
 
 CHOICE = "tests/models/test_choice.py"
-EVICTING = "tests/models/test_evicting.py"
 EDGES = "tests/models/test_selector_edges.py"
+EVICTING = "tests/models/test_evicting.py"
 FINITE = "tests/models/test_finite.py"
 GATE = "tests/models/test_gate.py"
 GATES = "tests/models/test_gates.py"
