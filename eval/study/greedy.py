@@ -1,6 +1,6 @@
 """A greedy oracle: how near to the full prefill a few recomputed rows can come, by trying.
 
-Run it from the repository root: ``python -m eval.study.greedy LIMIT=3 RATE=0.05 REUSE=prophet``. It tries
+Run it from the root: ``python -m eval.study.greedy LIMIT=3 RATE=0.05 REUSE=prophet``. It tries
 hundreds of sets an item, each a fused prefill, and reports beside them what methods reach.
 """
 
@@ -156,7 +156,7 @@ def look(
     """One item: distances by name, and greedy's curve, ``[tokens, KL]`` a step."""
     reference = evaluator.reference(item)
     rate = config.rate[0]
-    corrector, context = next(((v.corrector, v.context) for v in variants if v.selector))
+    corrector, context = next((v.corrector, v.context) for v in variants if v.selector)
 
     def distance(positions: Positions) -> float:
         told = Variant("greedy", Told(positions), rate, corrector=corrector, context=context)
