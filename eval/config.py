@@ -6,9 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from models import selectors
 from models.errors import UserError
-from stage.config import AUTO, PrecomputeConfig
+from stage.config import AUTO, METHOD, PrecomputeConfig
 from stage.options import option
 
 
@@ -20,9 +19,7 @@ class EvalConfig(PrecomputeConfig):
     ``correct`` and ``drop`` that have them.
     """
 
-    reuse: list[str] = option(
-        [selectors.DEFAULT], "methods, each with options of its own after a colon"
-    )
+    reuse: list[str] = option([METHOD], "methods, each with options of its own after a colon")
     correct: list[str] = option(
         [AUTO],
         "what is done to rows that stay cached: each method's own (auto), none, shift, ridge, "

@@ -19,6 +19,7 @@ from stage.options import option, options_of
 AUTO = "auto"  # of CONTEXT and CORRECT: what each method has as published
 
 MODEL, DATASET = "smollm2-135m", "2wikimqa"
+METHOD = "debug"  # of REUSE, where none is named
 # Options of documents of one's own.
 OWN = ("question", "documents", "answers", "prompt", "metric")
 

@@ -35,15 +35,15 @@ from models.load.source import ModelSource, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
 from models.prompt import Headers
 from models.sealed import digest
-from models.selectors import DEFAULT, selector_class
+from models.selectors import selector_class
 from stage import environment
-from stage.config import AUTO, InputsConfig, ModelConfig
+from stage.config import AUTO, METHOD, InputsConfig, ModelConfig
 from stage.options import defaults_of
 
 if TYPE_CHECKING:
     from models.load.weights import LoadedModel
 
-OWN_CONTEXT = selector_class(DEFAULT).context  # the default method's
+OWN_CONTEXT = selector_class(METHOD).context  # the default method's
 
 
 @dataclass(frozen=True)

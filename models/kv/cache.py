@@ -178,7 +178,7 @@ class FusedCache(Cache):
     @property
     def length(self) -> int:
         """Valid rows of the layer that has most."""
-        return max(self.lengths)
+        return max(self.lengths, default=0)
 
     @property
     def seen(self) -> int:

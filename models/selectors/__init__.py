@@ -8,7 +8,6 @@ from models.extension import option, option_fields
 from models.selectors.base import BaseSelector, top_k
 from models.selectors.spec import (
     ALIASES,
-    DEFAULT,
     FULL_PREFILL,
     build,
     canonical,
@@ -22,7 +21,6 @@ from models.selectors.spec import (
 
 __all__ = [
     "ALIASES",
-    "DEFAULT",
     "FULL_PREFILL",
     "BaseSelector",
     "build",

@@ -104,9 +104,8 @@ def by_chance(prompt: Prompt, kind: str, headers: Headers) -> Tensor:
     """
     shares = []
     for index, (start, end) in enumerate(prompt.chunks):
-        front = (
-            headers.before(index) if start else 0
-        )  # what begins the prompt was captured without one
+        # What begins the prompt was captured without one.
+        front = headers.before(index) if start else 0
         if kind == "length":
             n = max(front + end - start, 1)
             shares.append(torch.full((end - start,), 1 / n, dtype=torch.float64))

@@ -5,7 +5,6 @@ from models.selectors.base import BaseSelector
 
 ALIASES = {"a3": "debug", "cacheblend": "blend"}
 FULL_PREFILL = "no"
-DEFAULT = "debug"  # what REUSE= is where nothing is named
 SELECTORS: Registry[BaseSelector] = Registry(
     package=__package__,
     base=BaseSelector,

@@ -86,10 +86,6 @@ def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "get_hf_file_metadata", unreachable)
 
 
-@pytest.mark.parametrize(
-    ("end", "pack"),
-    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)],
-)
 @pytest.mark.parametrize(("skip", "limit"), [(0, 2), (2, None), (1, 2), (4, 9)])
 def test_rows_are_left_out_before_the_first_ones_are_taken(tmp_path, skip, limit):
     """Whatever the source: those of development and those of the test are other rows."""
@@ -107,6 +103,10 @@ def test_rows_that_are_all_left_out(tmp_path):
         replace(asked(), skip=-1)
 
 
+@pytest.mark.parametrize(
+    ("end", "pack"),
+    [("", bytes), (".gz", gzip.compress), (".xz", lzma.compress), (".bz2", bz2.compress)],
+)
 def test_folder_plain_or_compressed(
     tmp_path: Path, end: str, pack: Callable[[bytes], bytes]
 ) -> None:

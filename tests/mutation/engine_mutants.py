@@ -115,13 +115,13 @@ MUTANTS: list[Row] = [
         ),
         (
             "room for an answer is taken token by token",
-            "        self.cache.reserve(n + max_new_tokens)\n",
-            "",
+            "            self.cache.reserve(end)\n            rotary",
+            "            rotary",
         ),
         (
             "a token stands one place too far",
-            "self._extend([token], n + len(out.tokens) - 1, rotary)",
-            "self._extend([token], n + len(out.tokens), rotary)",
+            "token, logits = step(token, n + len(out.tokens) - 1)",
+            "token, logits = step(token, n + len(out.tokens))",
         ),
         (
             "a stop token is part of the answer",
@@ -160,8 +160,8 @@ MUTANTS: list[Row] = [
         (TIMING,),
         (
             "the total is the sum of its parts",
-            "return (time.perf_counter() - self._start) * 1e3",
-            "return sum(self.parts.values())",
+            "elapsed = (time.perf_counter() - self._start) * 1e3",
+            "elapsed = sum(self.parts.values())",
         ),
         (
             "the total does not wait",
@@ -315,13 +315,13 @@ MUTANTS: list[Row] = [
         ),
         (
             "the header is counted where there is none",
-            "front = before if start else 0",
-            "front = before",
+            "front = headers.before(index) if start else 0",
+            "front = headers.before(index)",
         ),
         (
             "all chunks have the first one's header",
-            "headers.others if index else headers.first",
-            "headers.first",
+            "headers.before(index)",
+            "headers.before(0)",
         ),
         (
             "shares are multiplied by chance",
