@@ -76,7 +76,7 @@ def test_a_study_of_a_model(ready, capsys, more):
     out = capsys.readouterr().out
     path = next((ready.root / "outputs").glob("*/greedy-2wikimqa.json"))
     found = json.loads(path.read_text())
-    suffix = " + shift" if more else ""
+    suffix = " + shift @ prefix" if more else ""
     assert len(found["items"]) == 2
     assert found["context"] == ("prefix" if more else "sink")
     assert set(found["means"]) == {
