@@ -65,6 +65,8 @@ DATED = {
     "ttft_ready_ms",
     "select_ms",
     "correct_ms",
+    "tpot_ms",
+    "evict_ms",
     "speedup_ready",
     "full_prefill_ms",
     "load_ms",

@@ -272,7 +272,7 @@ def test_an_oracle_is_marked_and_has_no_times(done):
     assert [result[name] for name in names] == [None] * 4
     assert result["tpot_ms"] == {"median": None}
     line = next(line for line in out.splitlines() if line.startswith("oracle_kv 0.15*"))
-    assert line.split()[2:8] == ["-"] * 6
+    assert line.split()[2:9] == ["sink", *["-"] * 6]
     assert "an upper bound" in out
 
 
