@@ -11,8 +11,9 @@ from eval.config import EvalConfig
 from models import eviction
 from models.errors import UserError
 from models.extension import option_fields, value_of
+from models.registry import Built
 
-Drops = dict[str, tuple[eviction.BasePolicy | None, str | None]]
+Drops = Built[eviction.BasePolicy]
 
 
 def make_policies(config: EvalConfig) -> Drops:
@@ -38,11 +39,7 @@ def make_policies(config: EvalConfig) -> Drops:
                 for key, value in preset.items()
                 if key in own
             }
-        built = eviction.build(name, **{**options, **config.method_options})
-        code = eviction.code_of(built) if built else None
-        spec = eviction.spec_of(built)
-        if type(found.setdefault(spec, (built, code))[0]) is not type(built):
-            raise UserError(f"DROP={name}: another policy {spec} is named too; rename a file")
+        eviction.add(found, name, **{**options, **config.method_options})
     for key in preset:
         if key not in known:
             raise UserError(

@@ -12,6 +12,7 @@ from eval.drops import Drops, make_policies
 from models import correctors, eviction, selectors
 from models.errors import UserError
 from models.extension import Extension, option_fields
+from models.registry import Built
 from stage.config import AUTO
 from stage.options import Option
 
@@ -124,16 +125,12 @@ def _dropping(variant: Variant, drops: Drops) -> Iterator[Variant]:
 
 def make_correctors(
     config: EvalConfig, selector: selectors.BaseSelector
-) -> dict[str, tuple[correctors.BaseCorrector | None, str | None]]:
+) -> Built[correctors.BaseCorrector]:
     """Every corrector of ``CORRECT`` by its spec, each once, with the hash of its source."""
-    found: dict[str, tuple[correctors.BaseCorrector | None, str | None]] = {}
+    found: Built[correctors.BaseCorrector] = {}
     for named in config.correct:
         name = selector.corrector if named == AUTO else named
-        built = correctors.build(name, **config.method_options)
-        code = correctors.code_of(built) if built else None
-        spec = correctors.spec_of(built)
-        if type(found.setdefault(spec, (built, code))[0]) is not type(built):
-            raise UserError(f"CORRECT={name}: another corrector {spec} is named too; rename a file")
+        correctors.add(found, name, **config.method_options)
     return found
 
 

@@ -30,6 +30,7 @@ _OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
 
 
 E = TypeVar("E", bound=Extension)
+Built = dict[str, tuple[E | None, str | None]]  # by spec, each with the hash of its source
 
 
 @dataclass(eq=False)
@@ -147,6 +148,24 @@ class Registry(Generic[E]):
                 raise UserError(f"{named}: {error}") from None
             raise
 
+    def build_or_none(self, spec: str, **defaults: Any) -> E | None:
+        """As :meth:`build`; None for ``nothing``."""
+        return None if spec == self.nothing else self.build(spec, **defaults)
+
+    def add(self, found: Built[E], name: str, **defaults: Any) -> None:
+        """Build one and put it under its spec, with the hash of its source; ``nothing`` as well.
+
+        Raises
+        ------
+        UserError : as :meth:`build`, or another class of the same spec is there.
+        """
+        built = self.build_or_none(name, **defaults)
+        spec, code = self.spec_or_nothing(built), self.code_of(built) if built else None
+        if type(found.setdefault(spec, (built, code))[0]) is not type(built):
+            raise UserError(
+                f"{self.variable}={name}: another {self.noun} {spec} is named too; rename a file"
+            )
+
     def name_of(self, cls: type[E]) -> str:
         """The name of a class: the one it was registered by, or that of its file."""
         registered = (name for name, known in self._registered.items() if known is cls)
@@ -155,6 +174,10 @@ class Registry(Generic[E]):
     def spec_of(self, built: E) -> str:
         """The shortest spec: the name and the options that are not at their default."""
         return ":".join([self.name_of(type(built)), *changed_options(built)])
+
+    def spec_or_nothing(self, built: E | None) -> str:
+        """As :meth:`spec_of`; ``nothing`` for None."""
+        return self.nothing if built is None else self.spec_of(built)
 
     def code_of(self, built: E) -> str:
         """Hash of the source that it depends on: its file, and what that imports.

@@ -59,6 +59,7 @@ def table(by_dataset: Sequence[Results]) -> str:
     methods = [name(row) + "*" * row["oracle"] for row in reports[0]["rows"]]
     text = [
         f"{reports[0]['config']['model']}: {len(reports)} datasets; {machine(reports[0])}",
+        *wrapped(_behind(reports[0])),
         "",
         *_lay_out(lines, methods),
         *(["", note] if samples else []),
@@ -66,6 +67,13 @@ def table(by_dataset: Sequence[Results]) -> str:
         *wrapped(LEGEND),
     ]
     return "\n".join(text)
+
+
+def _behind(first: Report) -> str:
+    """What each method's chunks were captured behind."""
+    named = dict.fromkeys((row["method"], row["context"]) for row in first["rows"])
+    told = "; ".join(f"{method}: {context}" for method, context in named if context)
+    return f"chunks captured behind: {told}" if told else ""
 
 
 def _head(first: Report) -> Line:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import sys
 from chunk.build import ensure
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,9 @@ from eval.variants import make_variants
 from models.atomic import writing
 from stage.options import command
 from stage.session import begin
+
+# Options of the study that go to its sweeps as they are.
+PLACES = ("inputs", "kvs", "outputs", "device", "dtype", "backend", "threads")
 
 
 def main(config: StudyConfig) -> None:
@@ -46,12 +51,24 @@ def main(config: StudyConfig) -> None:
 
 
 def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:
-    """The results of all sweeps of a part on one model, each method once."""
+    """The results of all sweeps of a part on one model, each method once; it is loaded once."""
+    sweeps = list(asked(config, part, model))
     found: dict[str, dict[str, Any]] = {}
     warm: Warm = set()
+    for session in begin(sweeps[0], ensure):
+        for sweep in sweeps:
+            variants = make_variants(sweep)
+            results = evaluate_dataset(replace(session, config=sweep), sweep, variants, warm)
+            found |= {result["folder"]: result for result in results}
+    return list(found.values())
+
+
+def asked(config: StudyConfig, part: Part, model: str) -> Iterator[SweepConfig]:
+    """Each sweep of a part behind each of its contexts; they differ in their methods alone."""
+    places = {name: getattr(config, name) for name in PLACES}
     for sweep in part.sweeps:
         for context in sweep.context:
-            asked = SweepConfig(
+            yield SweepConfig(
                 model=model,
                 dataset=config.dataset or part.dataset,
                 skip=part.skip,
@@ -62,18 +79,8 @@ def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:
                 context=context,
                 correct=sweep.correct,
                 deviation=False,
-                inputs=config.inputs,
-                kvs=config.kvs,
-                outputs=config.outputs,
-                device=config.device,
-                dtype=config.dtype,
-                backend=config.backend,
-                threads=config.threads,
+                **places,
             )
-            for session in begin(asked, ensure):
-                results = evaluate_dataset(session, asked, make_variants(asked), warm)
-                found |= {result["folder"]: result for result in results}
-    return list(found.values())
 
 
 if __name__ == "__main__":

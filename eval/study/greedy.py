@@ -26,7 +26,9 @@ from eval.config import EvalConfig
 from eval.evaluator import Evaluator, Reference
 from eval.runner import check_layers, check_room
 from eval.variants import Variant, make_variants, method_options
+from models import correctors
 from models.atomic import writing
+from models.correctors import BaseCorrector
 from models.errors import UserError
 from models.probe import Probe
 from models.prompt import Prompt
@@ -141,7 +143,7 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
         "model": session.source.name,
         "dataset": session.dataset.name,
         "context": session.context.label,
-        "corrector": config.correct[0],
+        "corrector": correctors.spec_of(_given(variants)[0]),
         "rate": config.rate[0],
         "block": config.block,
         "means": means,
@@ -150,13 +152,18 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
     }
 
 
+def _given(variants: Iterable[Variant]) -> tuple[BaseCorrector | None, str | None]:
+    """The corrector and the context that the methods have, and so greedy's sets too."""
+    return next((v.corrector, v.context) for v in variants if v.selector)
+
+
 def look(
     evaluator: Evaluator, config: GreedyConfig, item: Item, variants: Iterable[Variant]
 ) -> dict[str, Any]:
     """One item: distances by name, and greedy's curve, ``[tokens, KL]`` a step."""
     reference = evaluator.reference(item)
     rate = config.rate[0]
-    corrector, context = next((v.corrector, v.context) for v in variants if v.selector)
+    corrector, context = _given(variants)
 
     def distance(positions: Positions) -> float:
         told = Variant("greedy", Told(positions), rate, corrector=corrector, context=context)

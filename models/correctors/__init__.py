@@ -7,6 +7,7 @@ the user's, with a method ``correct(change)``; its fields are its options.
 from models.correctors.base import KEYS, VALUES, BaseCorrector, Change
 from models.correctors.spec import (
     NONE,
+    add,
     build,
     code_of,
     corrector_class,
@@ -22,6 +23,7 @@ __all__ = [
     "VALUES",
     "BaseCorrector",
     "Change",
+    "add",
     "build",
     "code_of",
     "corrector_class",

@@ -5,13 +5,14 @@ user's, with a method ``score(rows)``; its fields are its options.
 """
 
 from models.eviction.base import BasePolicy, Rows, chosen, keep, require_tokens
-from models.eviction.spec import NONE, build, code_of, names, policy_class, register, spec_of
+from models.eviction.spec import NONE, add, build, code_of, names, policy_class, register, spec_of
 from models.extension import option, option_fields
 
 __all__ = [
     "NONE",
     "BasePolicy",
     "Rows",
+    "add",
     "build",
     "chosen",
     "code_of",

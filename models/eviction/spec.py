@@ -1,9 +1,5 @@
 """Specs: a policy's name with options of its own, ``snapkv``, ``snapkv:keep=0.25``."""
 
-from __future__ import annotations
-
-from typing import Any
-
 from models.eviction.base import BasePolicy
 from models.registry import Registry
 
@@ -24,13 +20,6 @@ names = POLICIES.names
 register = POLICIES.register
 policy_class = POLICIES.find
 code_of = POLICIES.code_of
-
-
-def build(spec: str, **defaults: Any) -> BasePolicy | None:
-    """Build a policy from a spec; None for ``none``. See :meth:`Registry.build`."""
-    return None if spec == NONE else POLICIES.build(spec, **defaults)
-
-
-def spec_of(policy: BasePolicy | None) -> str:
-    """The shortest spec of a policy."""
-    return NONE if policy is None else POLICIES.spec_of(policy)
+build = POLICIES.build_or_none
+spec_of = POLICIES.spec_or_nothing
+add = POLICIES.add

@@ -8,9 +8,8 @@ from torch import Tensor
 
 from models.errors import UserError
 from models.probe import Probe
-from models.question import group_attention
 from models.selectors.base import BaseSelector, option, top_k
-from models.selectors.prophet import document_share
+from models.selectors.prophet import look
 
 
 @dataclass
@@ -44,10 +43,7 @@ class Selector(BaseSelector):
         inexact = probe.candidates[probe.exact :]
         if not (probe.budget and len(inexact)):
             return probe.candidates[:0]
-        total = torch.zeros(len(probe.candidates), device=probe.device)
-        for layer in looked_at(probe.n_layers):
-            asked = probe.question(layer)
-            total += document_share(probe, group_attention(asked.queries, asked.keys, probe.scale))
+        total = look(probe, looked_at(probe.n_layers))
         places = [
             torch.arange(1, end - start + 1, device=probe.device)
             for start, end in probe.prompt.chunks

@@ -34,15 +34,23 @@ class Selector(BaseSelector):
         """``[k]`` positions."""
         if not len(probe.candidates):
             return probe.candidates
-        total = torch.zeros(len(probe.candidates), device=probe.device)
-        for layer in range(probe.n_layers):
-            asked = probe.question(layer)
-            weights = group_attention(asked.queries, asked.keys, probe.scale)
-            total += document_share(probe, weights)
+        total = look(probe, range(probe.n_layers))
         if self.pool > 1:
             half = self.pool // 2
             total = avg_pool1d(total[None], self.pool, 1, half, count_include_pad=False)[0]
         return probe.candidates[top_k(total, probe.budget)]
+
+
+def look(probe: Probe, layers: Iterable[int]) -> Tensor:
+    """The documents' shares of the question's attention in these layers, added up, ``[|S|]``.
+
+    The question runs ahead over the cached KVs, as far as the last of them.
+    """
+    total = torch.zeros(len(probe.candidates), device=probe.device)
+    for layer in layers:
+        asked = probe.question(layer)
+        total += document_share(probe, group_attention(asked.queries, asked.keys, probe.scale))
+    return total
 
 
 def document_share(probe: Probe, weights: Iterable[Tensor]) -> Tensor:

@@ -372,8 +372,8 @@ MUTANTS: list[Row] = [
         ),
         (
             "the last layer alone decides",
-            "            total += document_share(probe, weights)",
-            "            total = document_share(probe, weights)",
+            "        total += document_share(",
+            "        total = document_share(",
         ),
     ),
     *_in_file(
