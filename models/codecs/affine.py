@@ -76,8 +76,8 @@ def nonzero(scale: Tensor) -> Tensor:
 def restore(parts: Mapping[str, Tensor], axis: int, size: int, out: Tensor) -> None:
     """``low + code · scale`` in place of the codes that ``out`` holds, float32 ``[H, n, D]``."""
     for block, group in blocks(out, axis, size):
-        low = beside(parts[LOW], axis, group).float()
-        torch.addcmul(low, block, beside(parts[SCALE], axis, group).float(), out=block)
+        block.mul_(beside(parts[SCALE], axis, group).float())
+        block.add_(beside(parts[LOW], axis, group))
 
 
 def beside(tensor: Tensor, axis: int, groups: slice) -> Tensor:

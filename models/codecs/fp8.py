@@ -11,6 +11,7 @@ from models.codecs.grouped import Grouped
 
 FP8 = torch.float8_e4m3fn
 LARGEST = torch.finfo(FP8).max  # 448
+BIAS = 2.0 ** (127 - 7)  # float32's exponents begin so much lower than E4M3's
 
 
 @dataclass
@@ -35,6 +36,17 @@ class Codec(Grouped):
     def restore(
         self, kind: int, parts: Mapping[str, Tensor], out: Tensor, axis: int, size: int
     ) -> None:
-        out.copy_(parts[CODES])
+        widen(parts[CODES], out)
         for block, group in blocks(out, axis, size):
             block.mul_(beside(parts[SCALE], axis, group).float())
+
+
+def widen(codes: Tensor, out: Tensor) -> None:
+    """E4M3 numbers as float32, by moving their bits to where float32 has them.
+
+    PyTorch converts one number after another, which takes twenty times as long on a CPU.
+    """
+    bits = out.view(torch.int32)
+    bits.copy_(codes.view(torch.int8))  # the sign is carried along to the left
+    bits.bitwise_left_shift_(20).bitwise_and_(-0x78100000)  # 0x87f00000: sign, 4 + 3 bits
+    out.mul_(BIAS)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from models import codecs
-from models.codecs import KEYS, VALUES
+from models.codecs import KEYS, VALUES, fp8
 from models.codecs.hadamard import mixed
 from models.errors import UserError
 from models.finite import NotFinite
@@ -211,3 +211,11 @@ def test_specs_are_short_and_say_what_they_are():
     }.items():
         with pytest.raises(UserError, match=why):
             codecs.build(wrong)
+
+
+def test_all_numbers_of_fp8_are_widened_as_the_library_does():
+    codes = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    codes = codes[codes.float().isfinite()]
+    out = torch.empty(len(codes))
+    fp8.widen(codes, out)
+    assert torch.equal(out, codes.float())
