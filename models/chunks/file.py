@@ -15,7 +15,7 @@ from models.chunks.format import Header, Part, decode, length
 from models.chunks.troubles import damaged, reading
 from models.kv.pagecache import advise
 
-Identity = tuple[str, int, int, int]
+Identity = tuple[int, int, int, int]
 
 _verified: set[Identity] = set()  # files whose payload this process has found to be right
 
@@ -42,7 +42,7 @@ class ChunkFile:
         with reading(path), path.open("rb") as file:
             stat = os.fstat(file.fileno())
             self.nbytes = stat.st_size
-            self._identity: Identity = (str(path), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            self._identity: Identity = (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns)
             try:
                 first = file.read(8)
                 head = first + file.read(length(first, self.nbytes) - 8)

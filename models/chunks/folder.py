@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,14 +12,15 @@ from typing import Any
 
 from torch import Tensor
 
-from models.atomic import sync_folder, writing
+from models.atomic import disk_errors, sync_folder, writing
 from models.chunks.file import ChunkFile
 from models.chunks.format import encode
-from models.chunks.pins import Pins
-from models.chunks.troubles import Damaged, Missing
+from models.chunks.index import Chunk
+from models.chunks.names import key_of, name_of
+from models.chunks.pins import Pins, is_unused, remove_unused
+from models.chunks.troubles import Damaged, Missing, reading
 
-SUFFIX = ".safetensors"
-_KEY = re.compile(r"[0-9a-f]{64}")
+DEAD_AFTER = 60.0  # seconds: until then a file without a lock may be one that was just opened
 
 
 class Folder:
@@ -36,9 +36,7 @@ class Folder:
 
     def path(self, key: str) -> Path:
         """Where a chunk lies or would lie."""
-        if not _KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no key of 64 hex")
-        return self.root / key[:2] / f"{key}{SUFFIX}"
+        return self.root / name_of(key)
 
     def open(self, key: str, verify: bool = False) -> ChunkFile:
         """The chunk's file; with ``verify`` its payload is looked at too, once a process.
@@ -116,6 +114,62 @@ class Folder:
             yield
         finally:
             self._pins.leave(keys)
+
+    def chunks(self) -> Iterator[Chunk]:
+        """All chunks that are there, in any order; their sizes and times as the disk has them.
+
+        Raises
+        ------
+        Forbidden, Unreachable : a folder cannot be listed.
+        """
+        for entry in self._entries():
+            key = key_of(entry.name)
+            if key and entry.path == str(self.path(key)):
+                with contextlib.suppress(FileNotFoundError):
+                    stat = entry.stat()
+                    yield Chunk(key, stat.st_size, stat.st_mtime_ns, stat.st_atime_ns)
+
+    def check(self, key: str) -> int:
+        """Look at a chunk's bytes, without noting a use; returns how many they are."""
+        file = ChunkFile(self.path(key), key)
+        file.verify()
+        return file.nbytes
+
+    def tidy(self, dry: bool = False) -> int:
+        """Remove temporary files of processes that died while they wrote; returns how many."""
+        found = []
+        for entry in self._entries():
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                with contextlib.suppress(FileNotFoundError):
+                    if time.time() - entry.stat().st_mtime > DEAD_AFTER:
+                        found.append(Path(entry.path))
+        with disk_errors(self.root):
+            return sum(is_unused(path) if dry else remove_unused(path) for path in found)
+
+    def remove(self, chunk: Chunk) -> bool:
+        """Remove a chunk unless it is pinned or was used since ``chunk`` was looked at.
+
+        Returns
+        -------
+        Whether it is gone.
+
+        Raises
+        ------
+        UserError : the folder may not be written.
+        """
+        path = self.path(chunk.key)
+        with disk_errors(path):
+            return remove_unused(path, chunk.used)
+
+    def _entries(self) -> Iterator[os.DirEntry[str]]:
+        """What lies in the folders ``<aa>``."""
+        try:
+            folders = [entry.path for entry in os.scandir(self.root) if len(entry.name) == 2]
+        except FileNotFoundError:
+            return
+        for folder in folders:
+            with reading(Path(folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                yield from os.scandir(folder)
 
 
 def touch(path: Path) -> None:

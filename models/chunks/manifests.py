@@ -6,11 +6,12 @@ The manifests are the truth about references; the index only remembers what they
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from models.atomic import sync_folder, writing
+from models.chunks.names import is_key
 from models.chunks.troubles import damaged, reading
 from models.sealed import parse, seal, unseal
 
@@ -36,24 +37,36 @@ def decode(text: bytes, place: object) -> dict[str, Any]:
     """
     try:
         found = unseal(parse(text))
-        if found.get("kind") != KIND:
+        keys = found.get(CHUNKS)
+        if found.get("kind") != KIND or not isinstance(keys, list) or not all(map(is_key, keys)):
             raise ValueError("no manifest")
     except ValueError as error:
         raise damaged(place, str(error).splitlines()[0]) from None
     return found
 
 
-def path_of(base: Path, owner: str) -> Path:
-    """Where an owner's manifest lies below the model's folder."""
-    check(owner)
-    return base / owner / NAME
+def keys_of(manifest: Mapping[str, Any]) -> list[str]:
+    """The chunks that a manifest names, in order."""
+    return list(manifest[CHUNKS])
 
 
-def check(owner: str) -> None:
-    """Raise ValueError for an owner that is no relative path of two parts, as data/item_1."""
-    parts = PurePosixPath(owner).parts
-    if len(parts) != 2 or ".." in parts or owner.startswith("/"):
+def name_of(owner: str) -> str:
+    """An owner's manifest below the model's folder.
+
+    Raises
+    ------
+    ValueError : the owner is no ``<dataset-folder>/<item-folder>``.
+    """
+    parts = owner.split("/")
+    if len(parts) != 2 or not all(parts) or {".", ".."} & set(parts):
         raise ValueError(f"{owner!r} is no <dataset-folder>/<item-folder>")
+    return f"{owner}/{NAME}"
+
+
+def owner_of(name: str) -> str | None:
+    """The owner of a file below the model's folder; None where it is no manifest."""
+    owner, _, last = name.rpartition("/")
+    return owner if last == NAME and owner.count("/") == 1 else None
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -68,9 +81,3 @@ def write(path: Path, keys: Sequence[str], content: Mapping[str, Any]) -> None:
     with writing(path) as file:
         file.write(encode(keys, content))
     sync_folder(path.parent)
-
-
-def find(base: Path) -> Iterator[tuple[str, Path]]:
-    """All owners below a model's folder with their manifests' paths, sorted."""
-    for path in sorted(base.glob(f"*/*/{NAME}")):
-        yield path.parent.relative_to(base).as_posix(), path

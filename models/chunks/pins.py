@@ -13,7 +13,7 @@ import os
 import resource
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from models.errors import UserError
@@ -94,27 +94,46 @@ def _is_at(file: int, path: Path) -> bool:
     return (found.st_dev, found.st_ino) == (there.st_dev, there.st_ino)
 
 
-def remove_unused(path: Path) -> bool:
-    """Remove a file unless somebody holds it.
+def remove_unused(path: Path, used: int | None = None) -> bool:
+    """Remove a file unless somebody holds it, or has used it since ``used`` (nanoseconds).
 
     Returns
     -------
-    Whether it is gone now.
+    Whether it is gone.
 
     Raises
     ------
     OSError : the folder does not allow it.
     """
+    with _alone(path) as ours:
+        if ours is None:
+            return True
+        if not ours or (used is not None and path.stat().st_atime_ns > used):
+            return False
+        path.unlink()
+        return True
+
+
+def is_unused(path: Path) -> bool:
+    """Whether the file is there and nobody holds it."""
+    with _alone(path) as ours:
+        return ours is True
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[bool | None]:
+    """Hold the file so that nobody else does; yields whether that is so, None where it is gone."""
     try:
         file = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
-        return True
+        yield None
+        return
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _is_at(file, path):
-            path.unlink()
-        return True
-    except BlockingIOError:
-        return False
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours if _is_at(file, path) else None
     finally:
         os.close(file)

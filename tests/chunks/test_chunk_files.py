@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +46,7 @@ def path(store):
 
 def test_what_is_put_is_what_is_read(store, path):
     file = store.open(KEY)
-    assert path == store.root / "ab" / f"{KEY}.safetensors"
+    assert path == Path(store.root) / "ab" / f"{KEY}.safetensors"
     assert file.meta == META
     assert file.names == list(tensors())
     assert file.nbytes == path.stat().st_size
@@ -143,7 +144,7 @@ def test_every_flipped_bit_and_every_cut_is_noticed(store, path):
 def test_troubles_are_told_apart(store, path):
     with pytest.raises(Missing, match="is missing; make precompute builds it"):
         store.open(OTHER)
-    target = store.root / "cd" / f"{OTHER}.safetensors"
+    target = Path(store.root) / "cd" / f"{OTHER}.safetensors"
     target.parent.mkdir()
     target.write_bytes(path.read_bytes())
     with pytest.raises(Damaged, match="holds another chunk"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from models.chunks.store import ChunkStore
@@ -17,7 +19,7 @@ def store(tmp_path):
 
 def test_a_manifest_keeps_order_and_repetitions(store):
     store.refer("2wikimqa/item_3", KEYS, {"codec": "none"})
-    assert (store.root.parent / "2wikimqa" / "item_3" / "kvs.json").is_file()
+    assert (Path(store.root).parent / "2wikimqa" / "item_3" / "kvs.json").is_file()
     found = store.manifest("2wikimqa/item_3")
     assert found == {"kind": "manifest", "chunks": KEYS, "codec": "none"}
     store.release("2wikimqa/item_3")
@@ -28,7 +30,7 @@ def test_a_manifest_keeps_order_and_repetitions(store):
 
 def test_an_edited_one_is_refused(store):
     store.refer("2wikimqa/item_3", KEYS)
-    path = store.root.parent / "2wikimqa" / "item_3" / "kvs.json"
+    path = Path(store.root).parent / "2wikimqa" / "item_3" / "kvs.json"
     for text in (path.read_text().replace("cdcd", "cdce"), "{}", "[", "", "\xff"):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(Damaged, match=r"kvs\.json is damaged"):
