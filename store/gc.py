@@ -70,7 +70,7 @@ def gc(config: GcConfig) -> None:
 def _sorted_out(
     config: GcConfig, found: dict[str, ChunkStore]
 ) -> tuple[list[tuple[str, Chunk]], list[tuple[str, Chunk]]]:
-    """Chunks with their models: those that nobody needs, and the others, least lately used first."""
+    """Chunks with their models: those that nobody needs, and the others, oldest first."""
     before = time.time_ns() - round(config.grace * 60e9)
     orphans: list[tuple[str, Chunk]] = []
     others: list[tuple[str, Chunk]] = []

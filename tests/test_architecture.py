@@ -27,7 +27,7 @@ ALLOWED = {
         "stage",
         "data",
         "models",
-    },  # fmt: skip
+    },
 }
 FILES = [path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -97,7 +97,7 @@ def _within(seconds: float, work: Callable[[Progress], T]) -> T:
     result, error = found[0]
     if error is not None:
         raise error
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _told(place: str, error: BaseException) -> ChunkError | None:
