@@ -6,6 +6,7 @@ import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -15,6 +16,8 @@ from torch import Tensor
 from models.kv import transfer
 from models.kv.threads import keep_to_one_core
 from models.timing import Stopwatch
+
+PARTS = ("load", "decode_kv")  # of a TTFT, as reading and decoding are charged
 
 
 class LayerSource(Protocol):
@@ -145,19 +148,25 @@ class ReadAhead:
                 self._error = error
                 self._news.notify_all()
 
-    def _bring(self, layer: int) -> None:
-        """Read and decode the next layer, in the thread that calls."""
+    def _bring(self, layer: int, charged: bool = False) -> None:
+        """Read and decode the next layer in the thread that calls, which may be the prefill's."""
+        aside = self.watch.aside if charged else contextlib.nullcontext
         out = self.target[:, layer]
         begun = perf_counter()
-        what = self.source.read(layer, out)
+        with aside(PARTS[0]):
+            what = self.source.read(layer, out)
         read = perf_counter()
-        self.source.place(layer, what, out)
+        with aside(PARTS[1]):
+            self.source.place(layer, what, out)
+        placed = perf_counter()
         if self._side is not None:
             event = torch.cuda.Event()
             event.record(self._side)
             self._events.append(event)
+        if charged:
+            self._note(begun, read, placed)
         with self._news:
-            self._spans.append((begun, read, perf_counter()))
+            self._spans.append((begun, read, placed))
             self._news.notify_all()
 
     def arrive(self, layer: int) -> None:
@@ -174,8 +183,7 @@ class ReadAhead:
             self._wait(layer)
         else:
             while len(self._spans) <= layer:
-                self._bring(len(self._spans))
-                self._charge(*self._spans[-1])
+                self._bring(len(self._spans), charged=True)
         self._arrived.add(layer)
         if self.prepare is not None:
             with self.watch.aside("rotate"):
@@ -183,7 +191,7 @@ class ReadAhead:
 
     def _wait(self, layer: int) -> None:
         if self._side is not None:
-            with self.watch.aside("load"):
+            with self.watch.aside(PARTS[0]):
                 self._until(layer)
                 current = torch.cuda.current_stream(self.target.device)
                 current.wait_event(self._events[layer])
@@ -194,7 +202,9 @@ class ReadAhead:
         for reading, decoding, placed in self._spans[: layer + 1]:
             if placed > begun:
                 cuts = [min(max(cut, begun), done) for cut in (reading, decoding, placed)]
-                self._charge(*cuts)
+                self._note(*cuts)
+                for part, (since, until) in zip(PARTS, pairwise(cuts), strict=True):
+                    self.watch.charge(part, (until - since) * 1e3)
 
     def _until(self, layer: int) -> None:
         with self._news:
@@ -202,13 +212,10 @@ class ReadAhead:
         if len(self._spans) <= layer:
             raise self._error or RuntimeError("layers were asked for after the reading had ended")
 
-    def _charge(self, reading: float, decoding: float, placed: float) -> None:
-        """Charge what was waited for to its parts."""
-        for which, (part, ms) in enumerate(
-            (("load", (decoding - reading) * 1e3), ("decode_kv", (placed - decoding) * 1e3))
-        ):
-            self._waited[which] += ms
-            self.watch.charge(part, ms)
+    def _note(self, reading: float, decoding: float, placed: float) -> None:
+        """Time of the prefill's thread between these."""
+        self._waited[0] += (decoding - reading) * 1e3
+        self._waited[1] += (placed - decoding) * 1e3
 
     def finish(self) -> None:
         """Let all layers arrive, and end the reading."""

@@ -41,7 +41,7 @@ MUTANTS: list[Row] = [
     *_in_file(
         "models/kv/overlap.py",
         (OVERLAP,),
-        ("what was waited for is not charged", "self.watch.charge(part, ms)", "pass"),
+        ("what was waited for is not charged", "self.watch.charge(part, ", "str("),
         ("a thread's errors are lost", "                self._error = error\n", ""),
         ("a layer is used before it is there", "            self._wait(layer)\n", ""),
         ("hidden reading is charged", "min(max(cut, begun), done)", "cut"),
