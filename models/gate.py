@@ -111,7 +111,7 @@ class _Stored:
         before = Fronts(modules).of(fronts)
         store.write(folder, capture(modules, prompt, sink, fronts=before), meta)
         self.item = store.StoredItem(folder, meta, "make gate")
-        self.read = self.item.cold
+        self.read: Any = self.item.cold
 
     def fuse(self, method: str, corrector: str, rate: float) -> Outcome:
         """Logits of a fused prefill, and its greedy answer."""
