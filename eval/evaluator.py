@@ -20,8 +20,8 @@ from eval.config import EvalConfig
 from eval.kept import KeptAnswers
 from eval.metrics.decisions import same_decision
 from eval.metrics.scores import score
-from eval.variants import Variant
-from models import leaving
+from eval.variants import Variant, Where
+from models import codecs, leaving
 from models.answers import NoAnswer
 from models.engine import Engine, Prefill
 from models.errors import UserError
@@ -30,6 +30,8 @@ from models.eviction import BasePolicy
 from models.finite import require_finite
 from models.flops import flop_limit
 from models.kv import store
+from models.kv.chunked import ChunkedItem
+from models.kv.store import StoredItem
 from models.prompt import Prompt
 from models.timing import Stopwatch
 from models.truth import Truth
@@ -64,8 +66,8 @@ class Reference:
     logits: Tensor
     tpot_ms: float | None
     truth: Truth | None
-    stored: dict[str | None, store.StoredItem]
-    load_ms: dict[str | None, float]
+    stored: dict[Where, StoredItem | ChunkedItem]
+    load_ms: dict[Where, float]
     kept: bool
 
 
@@ -82,22 +84,26 @@ class Source:
     session: Session
     needs: list[str]
 
-    def stored(self, item: Item) -> store.StoredItem:
+    def stored(self, item: Item) -> StoredItem | ChunkedItem:
         """The item's files of stage 2."""
-        return store.StoredItem(
-            self.session.folder(item),
-            self.session.expected(item),
-            self.session.precompute_command(self.needs),
-        )
+        return self.session.stored(item, self.needs)
 
 
-def sources(session: Session, variants: Sequence[Variant]) -> dict[str | None, Source]:
-    """Where the methods' KVs lie, by context; the full prefill has none."""
-    needs: dict[str, set[str]] = {}
+def sources(session: Session, variants: Sequence[Variant]) -> dict[Where, Source]:
+    """Where the methods' KVs lie, by context and codec; the full prefill has none.
+
+    Those that lie as they are come first: under another codec they need not be run again.
+    """
+    needs: dict[Where, set[str]] = {}
     for variant in variants:
-        if variant.selector and variant.context:
-            needs.setdefault(variant.context, set()).update(variant.selector.needs)
-    return {name: Source(session.behind(name), sorted(needs[name])) for name in needs}
+        if variant.selector and variant.where:
+            needs.setdefault(variant.where, set()).update(variant.selector.needs)
+    return {
+        (context, codec): Source(
+            session.behind(context).under(codec), sorted(needs[context, codec])
+        )
+        for context, codec in sorted(needs, key=lambda source: source[1] != codecs.NONE)
+    }
 
 
 @dataclass
@@ -209,7 +215,7 @@ class Evaluator:
             self.kept.keep(item.prompt.sha256(), answer.tokens, answer.stop_token)
         return answer.tokens, forced, logits
 
-    def _load(self, item: Item, stored: store.StoredItem, needs: Sequence[str]) -> float:
+    def _load(self, item: Item, stored: StoredItem | ChunkedItem, needs: Sequence[str]) -> float:
         """Read the KVs from disk for all methods; milliseconds.
 
         Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
@@ -244,9 +250,10 @@ class Evaluator:
     def _fuse(
         self, item: Item, variant: Variant, reference: Reference
     ) -> tuple[Prefill | None, Prefill, bool | None]:
-        selector, source = variant.selector, self.sources[variant.context]
-        stored = reference.stored[variant.context]
+        selector, behind = variant.selector, variant.where
         assert selector is not None
+        assert behind is not None
+        source, stored = self.sources[behind], reference.stored[behind]
 
         def prefill(read: Any) -> Prefill:
             generator = torch.Generator().manual_seed(_seed(self.config.seed, item.id))
@@ -357,7 +364,8 @@ class Evaluator:
             "extra_scores": {},
             "full_score": reference.score,
             "full_prefill_ms": reference.prefill.ttft_ms,
-            "load_ms": reference.load_ms.get(variant.context),
+            "load_ms": reference.load_ms.get(variant.where) if variant.where else None,
+            "stored_bytes": reference.stored[variant.where].nbytes if variant.where else None,
             "answer_kept": reference.kept,
             "kvfuse": environment.revision(),
         }

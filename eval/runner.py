@@ -20,12 +20,13 @@ from eval.folder import RunFolder
 from eval.kept import KeptAnswers
 from eval.metrics import scores
 from eval.report import table as report
-from eval.variants import Variant
-from models import correctors, eviction
+from eval.variants import Variant, Where
+from models import codecs, correctors, eviction
 from models.code import code_digest
 from models.errors import UserError
 from models.evicting import watched
 from models.kv import pinned, store
+from models.kv.keys import described
 from precompute.build import precompute
 from stage import environment
 from stage.ledger import Ledger, line, shares
@@ -37,6 +38,7 @@ MEASURED_BY = (
     "models.engine",
     "models.flops",
     "models.kv.capture",
+    "models.kv.chunked",
     "models.kv.store",
     "models.leaving",
     "models.linear.layers",
@@ -75,7 +77,7 @@ def evaluate_dataset(
             precompute(source.session, sorted({*config.scores, *source.needs}))
         for item in items:
             evaluator.check(item)
-    gates: dict[str | None, dict[str, Any]] = {
+    gates: dict[Where | None, dict[str, Any]] = {
         name: gating.checked(source.session) for name, source in evaluator.sources.items()
     }
     if not gates:
@@ -86,7 +88,7 @@ def evaluate_dataset(
         evaluate(session, evaluator, runs, warm)
         results = []
         for variant, run_folder in runs:
-            gate = gates.get(variant.context) or next(iter(gates.values()))
+            gate = gates.get(variant.where) or next(iter(gates.values()))
             results.append(conclude(session, evaluator, variant, run_folder, gate))
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
@@ -129,7 +131,7 @@ def check_layers(session: Session, variants: Sequence[Variant]) -> None:
 def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
     """The run's folder, named from every option that changes its result."""
     config, settings = evaluator.config, session.inputs.settings
-    behind = evaluator.sources[variant.context].session if variant.context else None
+    behind = evaluator.sources[variant.where].session if variant.where else None
     identity = {
         **identity_of(session, evaluator),
         "dataset": session.dataset.name,
@@ -141,6 +143,10 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "chunking": session.inputs.chunk_meta,
         "context": behind.context.label if behind else None,
         "fronts": behind.fronts_digest if behind else None,
+        "store": session.config.layout,
+        "codec": variant.codec if behind else None,
+        "codec_is": described(behind.codec) if behind else None,
+        "codec_code": codecs.code_of(behind.codec) if behind else None,
         "method": variant.spec,
         "options": variant.options,
         "seed": config.seed,
