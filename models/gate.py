@@ -161,8 +161,9 @@ def run(
     ----------
     sink : tokens put in front of a chunk that is captured alone. fronts : those instead of it, see
         :func:`models.kv.capture.capture`.
-    codec : of chunks in a store; None keeps an item in a file. The one chunk of gate 2 lies as it
-        is: cached rows under a codec are others than the full prefill's.
+    codec : of chunks in a store; None keeps an item in a file. Gate 1 goes through it. In the
+        others chunks lie as they are: what is cached under a codec is not what the full prefill
+        has, and selectors that run the lowest layers for all tokens put some of it right.
     """
     plain = codec and codecs.build(codecs.NONE)
     prompt = shorten(prompt)
@@ -189,8 +190,12 @@ def run(
     with TemporaryDirectory(prefix="kvfuse-gate-") as folder:
 
         @cache
+        def coded() -> _Stored:
+            return _Stored(engine, prompt, sink, fronts, Path(folder) / "coded", codec)
+
+        @cache
         def parts() -> _Stored:
-            return _Stored(engine, prompt, sink, fronts, Path(folder) / "parts", codec)
+            return _Stored(engine, prompt, sink, fronts, Path(folder) / "parts", plain)
 
         @cache
         def whole() -> _Stored:
@@ -204,7 +209,7 @@ def run(
             check(
                 "r = 1 equals full prefill",
                 full,
-                (parts().fuse(*method, 1.0) for method in METHODS),
+                (coded().fuse(*method, 1.0) for method in METHODS),
             ),
             check(
                 "one chunk, any r equals full prefill",

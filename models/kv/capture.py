@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.attention.registry import segments_for
 from models.finite import require_finite
 from models.kv.front import Asked, Behind, Front
-from models.kv.pieces import Piece, pieces
+from models.kv.pieces import Ids, Piece, pieces
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
 from models.prompt import Headers, Prompt
@@ -60,11 +60,12 @@ def capture(
     ------
     NotFinite : the KVs or the scores hold NaN or infinite values.
     """
+    one: Callable[[Ids], Front | None]
     if isinstance(fronts, Asked):
         before, one = tuple(fronts.wanted), fronts.one
     else:
-        made = {front.ids: front for front in fronts if front}
-        before, one = tuple(front.ids if front else () for front in fronts), made.get
+        before = tuple(front.ids if front else () for front in fronts)
+        one = ({(): None} | dict(zip(before, fronts, strict=True))).__getitem__
     kv, found = encode(modules, pieces(prompt, sink, before), one, scores)
     return Captured(kv, found, Headers.of(prompt, sink, before))
 
@@ -73,7 +74,7 @@ def capture(
 def encode(
     modules: Modules,
     segments: Sequence[Piece],
-    front_of: Callable[[tuple[int, ...]], Front | None],
+    front_of: Callable[[Ids], Front | None],
     scores: Collection[str] = (),
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Keys and values of segments side by side, each as if it were the only one, to the last bit.

@@ -16,13 +16,21 @@ from models.kv import capture as capture_module
 from tests.stages.harness import line_of, make_model, records, refused, timeless
 
 STORE = "STORE=chunks"
+WHOLE = "CHUNK_SIZE=100"  # a document is one chunk
 DOCUMENTS = [f"Tower {n} of Port Anselm was opened by Ilka in 19{n}." for n in range(10, 16)]
 
 
 def rows(*held: list[int], asked: str = "Who opened the tower") -> list[dict[str, Any]]:
-    """Questions about some of the documents each, in this order."""
+    """Questions about some of the documents each, in this order.
+
+    The last document of a prompt has nothing that parts it from another: it is a chunk of its own.
+    """
     return [
-        {"documents": [DOCUMENTS[n] for n in each], "question": f"{asked} {i}?", "answer": "Ilka"}
+        {
+            "documents": [f"{DOCUMENTS[n]}\n" for n in each],
+            "question": f"{asked} {i}?",
+            "answer": "Ilka",
+        }
         for i, each in enumerate(held)
     ]
 
@@ -34,7 +42,7 @@ def written(path: Path, found: list[dict[str, Any]]) -> str:
 
 def precomputed(place, *options: str) -> tuple[int, int, int]:
     """New chunks, all chunks and tokens that were run, as precompute says them."""
-    out = place.ok("precompute", STORE, *options).out
+    out = place.ok("precompute", STORE, WHOLE, *options).out
     if "items are complete" in out:
         return 0, 0, 0
     new, known, tokens, _ = map(
@@ -66,16 +74,16 @@ def test_figures_are_those_of_a_file_an_item(with_scores):
 
 
 def test_a_second_dataset_costs_only_what_it_has_new(place, tmp_path):
-    first = written(tmp_path / "first.jsonl", rows([0, 1, 2], [2, 3]))
+    first = written(tmp_path / "first.jsonl", rows([0, 1, 5], [1, 2, 5]))
     new, known, _ = precomputed(place, first)
     # 4 documents, the prefix that all share, and two questions.
-    assert (new, known) == (7, 7) == (len(chunks(place)), known)
-    second = written(tmp_path / "second.jsonl", rows([3, 4], [1, 0, 2], asked="Where is tower"))
+    assert new == known == len(chunks(place)) == 7
+    second = written(tmp_path / "second.jsonl", rows([3, 1, 5], [2, 0, 1, 5], asked="Where is tower"))
     new, known, tokens = precomputed(place, second)
-    assert (new, known) == (3, 8)  # document 4, and two questions
+    assert (new, known) == (3, 8)  # document 3, and two questions
     assert len(chunks(place)) == 10
     assert precomputed(place, second) == precomputed(place, first) == (0, 0, 0)
-    place.ok("precompute", second)  # a file an item runs all of it
+    place.ok("precompute", WHOLE, second)  # a file an item runs all of it
     assert tokens > 0
 
 
@@ -83,7 +91,7 @@ def test_order_question_and_room_leave_chunks_as_they_are(place, tmp_path):
     path = tmp_path / "mine.jsonl"
     mine = written(path, rows([0, 1, 2, 3]))
     precomputed(place, mine)
-    written(path, rows([3, 1, 0, 2]))
+    written(path, rows([2, 1, 0, 3]))
     assert precomputed(place, mine)[0] == 0
     written(path, rows([0, 1, 2, 3], asked="Whose is the tower"))
     assert precomputed(place, mine)[0] == 1
@@ -101,7 +109,7 @@ def test_what_decides_a_chunks_bytes_makes_another(place, tmp_path):
     make_model(place.model.parent / "other", seed=8)
     other = f"MODEL={place.model.parent / 'other'}"
     assert precomputed(place, mine, other)[0] == 4
-    out = place.ok("precompute", mine, "CODEC=int8").out
+    out = place.ok("precompute", WHOLE, mine, "CODEC=int8").out
     assert "2 of 4 chunks new" in out  # prefix and question lie as they are
     assert "2 chunks new and 2 reused, 0 tokens" in out  # encoded from what is there
 
