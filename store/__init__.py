@@ -1,1 +1,1 @@
-"""The store of chunks at work: what it holds, what it saves, and ways out of it."""
+"""The chunk store from outside: what it holds, whether it is whole, and what of it may go."""
