@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import shutil
 import time
 from collections import Counter, deque
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from data.inputs import Item
 from models.atomic import remove_leftovers
+from models.chunks.store import folder_of
 from models.errors import UserError
 from precompute.layouts import Built, Layout, layout_of
 from precompute.lock import item_lock
@@ -43,19 +45,20 @@ def precompute(session: Session, scores: Sequence[str]) -> None:
     UserError : too little room, a folder that cannot be written, NaN among what was computed.
     """
     items = session.inputs.items
-    root = session.folder(items[0]).parent
+    root = session.kv_place
     pending = _pending(session, scores)
     if not pending:
         print(f"precompute: all {len(items)} items are complete in {root}")
         return
     todo, layout = [item for item, _ in pending], layout_of(session, scores)
     layout.survey(todo)
-    need, free = layout.bytes(), _free_bytes(root) + layout.given_back()
+    need, free = layout.bytes(), _free_bytes(session) + layout.given_back()
     reasons = Counter(reason for _, reason in pending)
     print(
         f"precompute: {len(todo)} of {len(items)} items to build "
         f"({', '.join(f'{count} {reason}' for reason, count in reasons.items())}), "
-        f"{layout.told()}, {need / 1e9:.2f} GB on disk ({free / 1e9:.1f} GB free)"
+        f"{layout.told()}, {need / 1e9:.2f} GB on disk"
+        + (f" ({free / 1e9:.1f} GB free)" if math.isfinite(free) else "")
     )
     if need + SPARE_BYTES > free:
         raise UserError(
@@ -145,8 +148,11 @@ def _tidy(folder: Path) -> None:
             remove_leftovers(folder)
 
 
-def _free_bytes(folder: Path) -> int:
-    """Free space where ``folder`` is or will be."""
+def _free_bytes(session: Session) -> float:
+    """Free space where KVs are or will be; nobody knows a remote's."""
+    folder = folder_of(session.config.kvs)
+    if folder is None:
+        return math.inf
     while not folder.exists():
         folder = folder.parent
     return shutil.disk_usage(folder).free

@@ -12,6 +12,7 @@ from data.context import FORMS, Context
 from data.dataset import Dataset
 from data.sources.own import OwnOptions
 from models import tuning
+from models.chunks.sizes import parsed
 from models.errors import UserError
 from models.load import source
 from stage.options import option, options_of
@@ -133,6 +134,7 @@ class ModelConfig(MachineOptions, InputsConfig):
     codec: list[str] = option(
         [UNCODED], "how KVs lie in STORE=chunks: none, bf16, int8, int4, ...; or several"
     )
+    cache: str = option("20GB", "of a KVS=URL: room on this machine for what is fetched (20GB)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -140,6 +142,7 @@ class ModelConfig(MachineOptions, InputsConfig):
         tuning.check(self.fast)
         if self.context != AUTO:
             Context.parse(self.context)
+        parsed(self.cache, "CACHE")
         if self.store not in (None, *LAYOUTS):
             raise UserError(f"STORE={self.store} is unknown: give {' or '.join(LAYOUTS)}")
         coded = [name for name in self.codec if name != UNCODED]
@@ -148,7 +151,7 @@ class ModelConfig(MachineOptions, InputsConfig):
                 f"CODEC={coded[0]} needs STORE=chunks: a file of a whole item holds KVs as they are"
             )
         if "://" in self.kvs and self.layout == "item":
-            raise UserError(f"KVS={self.kvs}: only STORE=chunks reaches beyond this machine")
+            raise UserError(f"KVS={self.kvs}: a URL needs STORE=chunks")
 
     @property
     def layout(self) -> str:

@@ -19,7 +19,8 @@ from data.inputs import Inputs, Item
 from models import codecs
 from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
-from models.chunks.store import ChunkStore
+from models.chunks.sizes import parsed
+from models.chunks.store import CHUNKS, ChunkStore, folder_of
 from models.codecs import BaseCodec
 from models.engine import Engine
 from models.errors import UserError
@@ -37,7 +38,7 @@ from models.load.settings import (
     pick_device,
     pick_dtype,
 )
-from models.load.source import ModelSource, fetch, resolve
+from models.load.source import ModelSource, cache_dir, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
 from models.prompt import Headers
 from models.sealed import digest
@@ -260,7 +261,15 @@ class Session:
         if self.weights.dtype != auto:
             chosen["dtype"] = self.weights.dtype_name
         suffix = f"-{digest(chosen)[:6]}" if chosen else ""
-        return Path(self.config.kvs) / self.source.name / f"{self.dataset.name}{suffix}"
+        here = folder_of(self.config.kvs)
+        # Of a remote's items nothing lies here but the locks of those that are being built.
+        root = here or cache_dir() / "building" / digest(self.config.kvs)[:16]
+        return root / self.source.name / f"{self.dataset.name}{suffix}"
+
+    @property
+    def kv_place(self) -> str:
+        """The same for people: a folder or a URL."""
+        return f"{self.config.kvs.rstrip('/')}/{self.source.name}/{self.kv_root.name}"
 
     def folder(self, item: Item) -> Path:
         """Where one item's KV files lie."""
@@ -269,7 +278,9 @@ class Session:
     @cached_property
     def chunks(self) -> ChunkStore:
         """The store of the model's chunks."""
-        return ChunkStore(f"{self.config.kvs}/{self.source.name}/chunks")
+        root = self.config.kvs.rstrip("/")
+        room = parsed(self.config.cache, "CACHE")
+        return ChunkStore(f"{root}/{self.source.name}/{CHUNKS}", room=room)
 
     def stored(self, item: Item, scores: Sequence[str] = ()) -> StoredItem | ChunkedItem:
         """One item's KVs, where they lie; ``scores`` is what a remedy must build beside them."""

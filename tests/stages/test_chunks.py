@@ -78,7 +78,9 @@ def test_a_second_dataset_costs_only_what_it_has_new(place, tmp_path):
     new, known, _ = precomputed(place, first)
     # 4 documents, the prefix that all share, and two questions.
     assert new == known == len(chunks(place)) == 7
-    second = written(tmp_path / "second.jsonl", rows([3, 1, 5], [2, 0, 1, 5], asked="Where is tower"))
+    second = written(
+        tmp_path / "second.jsonl", rows([3, 1, 5], [2, 0, 1, 5], asked="Where is tower")
+    )
     new, known, tokens = precomputed(place, second)
     assert (new, known) == (3, 8)  # document 3, and two questions
     assert len(chunks(place)) == 10

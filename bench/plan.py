@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from textwrap import wrap
 
 from bench.breakeven import BANDWIDTHS
+from bench.savings import chosen, mean_saving, measure
 from models import selectors
 from models.errors import UserError
 from models.kv import store
@@ -17,7 +18,6 @@ from stage.columns import columns
 from stage.config import AUTO, METHOD, ModelConfig
 from stage.options import option
 from stage.session import Session, begin
-from store.sample import chosen, mean_saving, measure
 
 WIDTH = 120
 DISKS = (None, *BANDWIDTHS)

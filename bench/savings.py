@@ -16,7 +16,7 @@ import torch
 from bench.breakeven import Point
 from bench.rounds import interleave
 from data.inputs import Item
-from models.chunks.store import ChunkStore
+from models.chunks.store import ChunkStore, folder_of
 from models.kv.capture import encode
 from models.kv.chunked import ChunkedItem
 from models.kv.front import Fronts
@@ -42,8 +42,9 @@ def measure(
     Full and cold prefills take turns; the page cache is dropped before each cold one.
     """
     session = sessions[0]
-    engine, folder = session.engine, Path(session.config.kvs)
-    folder.mkdir(parents=True, exist_ok=True)
+    engine, folder = session.engine, folder_of(session.config.kvs)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".plan-", dir=folder) as place:
         chunks = ChunkStore(Path(place) / "chunks")
         stored = {each.config.codec[0]: _stored(each, item, chunks) for each in sessions}
