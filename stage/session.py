@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 OWN_CONTEXT = selector_class(METHOD).context  # the default method's
 
 
+Stored = StoredItem | ChunkedItem
+
+
 @dataclass(frozen=True)
 class Unloaded:
     """A model whose weights are not loaded: where it is, its configuration, its tokenizer."""
@@ -282,7 +285,7 @@ class Session:
         room = parsed(self.config.cache, "CACHE")
         return ChunkStore(f"{root}/{self.source.name}/{CHUNKS}", room=room)
 
-    def stored(self, item: Item, scores: Sequence[str] = ()) -> StoredItem | ChunkedItem:
+    def stored(self, item: Item, scores: Sequence[str] = ()) -> Stored:
         """One item's KVs, where they lie; ``scores`` is what a remedy must build beside them."""
         remedy = self.precompute_command(scores)
         if self.config.layout == "item":
