@@ -98,7 +98,7 @@ class Evaluator:
                 stream.finish()
             for name in needs:
                 stored.scores(name)
-        return watch.parts["load"]
+        return watch.parts["load"] + watch.parts["decode_kv"]
 
     def fuse(
         self, item: Item, variant: Variant, reference: Reference

@@ -128,7 +128,7 @@ class _Stored:
             chunks, segments = ChunkStore(folder / "chunks"), pieces(prompt, sink, fronts)
             self.item = ChunkedItem(chunks, "gate/item", meta, segments, codec, "make gate")
             self.item.put_all(captured.kv)
-        self.read = self.item.cold
+        self.read: Any = self.item.cold
 
     def fuse(self, method: str, corrector: str, rate: float) -> Outcome:
         """Logits of a fused prefill, and its greedy answer."""

@@ -16,13 +16,14 @@ from models.chunks.file import ChunkFile
 from models.chunks.store import ChunkStore
 from models.chunks.troubles import ChunkError
 from models.codecs import BaseCodec
+from models.kv.disk import Disk
 from models.kv.format import difference, mismatch
 from models.kv.keys import KV, described, key_of
-from models.kv.layers import ChunkLayers
+from models.kv.layers import Chunk, ChunkLayers, InMemory
+from models.kv.overlap import ReadAhead
 from models.kv.pagecache import advise, resident_share
 from models.kv.pieces import Piece
 from models.kv.reader import Unusable
-from models.kv.transfer import LayerStream
 from models.timing import Stopwatch
 
 DROPPED = 0.01  # a file is out of memory when less than this share of it is there
@@ -52,6 +53,7 @@ class ChunkedItem:
     segments : of the prompt, in order, with what stands in front of each.
     codec : of the document chunks.
     remedy : the command that builds what is missing.
+    overlap, disk, stream, memory : as of a ``StoredItem``; memory holds what the files hold.
     """
 
     store: ChunkStore
@@ -60,7 +62,10 @@ class ChunkedItem:
     segments: Sequence[Piece]
     codec: BaseCodec
     remedy: str
-    _memory: ChunkLayers | None = field(default=None, repr=False)
+    overlap: bool = True
+    disk: Disk = field(default_factory=Disk, repr=False)
+    stream: ReadAhead | None = field(default=None, repr=False)
+    memory: ChunkLayers | None = field(default=None, repr=False)
     _scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @cached_property
@@ -213,9 +218,8 @@ class ChunkedItem:
         -------
         Whether the KVs have really left it; None where nobody can tell.
         """
-        self._memory = None
+        self.memory = self.stream = None
         self._scores.clear()
-        shares = []
         with self._refusals():
             paths = [file.path for file in self._files(KV)]
         for path in paths:
@@ -223,28 +227,34 @@ class ChunkedItem:
         shares = [resident_share(path) for path in paths]
         return None if None in shares else max(shares) < DROPPED
 
-    def cold(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
-        """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``."""
-        with self._refusals():
-            self._memory = memory = ChunkLayers(
-                list(self._files(KV)),
-                [part.codec for part in self.parts],
-                [len(part.piece) for part in self.parts],
-                target.shape[1],
-                target.device.type == "cuda",
-            )
-            for layer in range(memory.layers):
-                memory.read(layer)
-        watch.lap("load")
-        return self.ready(watch, target)
+    def cold(self, watch: Stopwatch, target: Tensor) -> ReadAhead:
+        """Disk → ``target`` ``[2, L, H_kv, N, D]``.
 
-    def ready(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
-        """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind."""
-        assert self._memory is not None, "nothing is in memory yet"
-        for layer in range(self._memory.layers):
-            self._memory.place(layer, layer, target[:, layer])
-        watch.lap("transfer")
-        return None
+        The stream that is returned brings layer by layer. When it is drained, the memory is ready.
+        """
+        with self._refusals():
+            chunks, start = [], 0
+            for part, file in zip(self.parts, self._files(KV), strict=True):
+                rows = slice(start, start := start + len(part.piece))
+                chunks.append(Chunk(file, part.codec, rows))
+            cuda = target.device.type == "cuda"
+            self.memory = ChunkLayers(chunks, target.shape[1], self.disk, cuda)
+        watch.lap("load")
+        self.stream = ReadAhead(self.memory, target, watch, threaded=self.overlap).start()
+        return self.stream
+
+    def ready(self, watch: Stopwatch, target: Tensor) -> ReadAhead | None:
+        """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind.
+
+        Layers that lie under a codec are decoded by a thread while earlier ones compute.
+        """
+        assert self.memory is not None, "nothing is in memory yet"
+        if self.memory.plain and target.device.type != "cuda":
+            for layer in range(self.memory.layers):
+                self.memory.held(layer, target[:, layer])
+            watch.lap("transfer")
+            return None
+        return ReadAhead(InMemory(self.memory), target, watch, threaded=self.overlap).start()
 
     def _files(self, kind: str, verify: bool = False) -> Iterator[ChunkFile]:
         """Every segment's file, and whether it is this segment's as far as a glance can tell."""

@@ -127,7 +127,7 @@ def test_a_codec_touches_the_documents_alone(llama, tmp_path, codec):
     item = chunked(llama, prompt, tmp_path, captured, codec)
     item.check()
     out = torch.full_like(captured.kv, torch.nan)
-    item.cold(Stopwatch(CPU), out)
+    item.cold(Stopwatch(CPU), out).finish()
     first, end = prompt.documents
     for rows in (slice(0, first), slice(end, None)):
         assert torch.equal(out[:, :, :, rows], captured.kv[:, :, :, rows])
@@ -183,5 +183,5 @@ def test_half_precision_too(tmp_path):
     captured = capture(modules, prompt, SINK)
     item = chunked(family, prompt, tmp_path, captured)
     out = torch.empty_like(captured.kv)
-    item.cold(Stopwatch(CPU), out)
+    item.cold(Stopwatch(CPU), out).finish()
     assert torch.equal(out, captured.kv)
