@@ -9,6 +9,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,12 +62,13 @@ def measure(
             each.put_all(kv, scores)
         loads: dict[str, list[float]] = {codec: [] for codec in stored}
 
-        def cold(codec: str) -> float:
+        def cold_ms(codec: str) -> float:
             read = stored[codec]
             read.forget()
+            cold: Any = read.cold
             prefill = engine.fused_prefill(
                 item.prompt,
-                read.cold,
+                cold,
                 selector,
                 rate,
                 torch.Generator().manual_seed(0),
@@ -78,7 +80,7 @@ def measure(
 
         engine.cache.reserve(len(item.prompt))
         contestants = {"full": lambda: engine.full_prefill(item.prompt).ttft_ms} | {
-            codec: partial(cold, codec) for codec in stored
+            codec: partial(cold_ms, codec) for codec in stored
         }
         timed = interleave(contestants, rounds, engine.device, f"item {item.id}")
         n = len(item.prompt)

@@ -130,7 +130,8 @@ def tpot_parts(
 def _per_token(records: Sequence[dict[str, Any]]) -> float | None:
     """Bytes on disk of a token's KVs; records of earlier versions do not tell them."""
     sizes = [record.get("stored_bytes") for record in records]
-    return sum(sizes) / sum(record["tokens"] for record in records) if _known(sizes) else None
+    known = [size for size in sizes if size is not None]
+    return sum(known) / sum(r["tokens"] for r in records) if len(known) == len(records) else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

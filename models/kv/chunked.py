@@ -225,7 +225,8 @@ class ChunkedItem:
         for path in paths:
             advise(path, "POSIX_FADV_DONTNEED")
         shares = [resident_share(path) for path in paths]
-        return None if None in shares else max(shares) < DROPPED
+        known = [share for share in shares if share is not None]
+        return max(known) < DROPPED if len(known) == len(shares) else None
 
     def cold(self, watch: Stopwatch, target: Tensor) -> ReadAhead:
         """Disk → ``target`` ``[2, L, H_kv, N, D]``.

@@ -82,7 +82,7 @@ class ChunkLayers:
                 self.nbytes += nbytes
                 size += -(-nbytes // ALIGN) * ALIGN
         self._buffer = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
-        self._bytes = memoryview(self._buffer.numpy())
+        self._bytes = self._buffer.numpy().data
         self._files: dict[int, int] = {}
         self._read = 0
         disk.begin()

@@ -6,14 +6,14 @@ import json
 import os
 import re
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from models import selectors
-from models.kv import capture as capture_module
-from tests.stages.harness import line_of, make_model, records, refused, timeless
+from tests.stages.harness import Workplace, line_of, make_model, records, refused, timeless
 
 STORE = "STORE=chunks"
 WHOLE = "CHUNK_SIZE=100"  # a document is one chunk
@@ -183,21 +183,42 @@ def test_an_evaluation_says_what_rebuilds_what_is_lost(place):
     assert "may not be read" in line
 
 
-def test_what_a_killed_precompute_kept_is_not_run_again(place, monkeypatch):
-    ran, whole = [], capture_module.encode
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory, model_folder, rows_folder) -> dict[str, bytes]:
+    """The chunks that one undisturbed precompute leaves."""
+    workplace = Workplace(tmp_path_factory.mktemp("alone"), model_folder, rows_folder)
+    workplace.ok("precompute", STORE)
+    return contents(workplace)
 
-    def dies(modules, segments, *rest):
-        ran.append(len(segments))
-        if len(ran) == 3:
-            raise KeyboardInterrupt
-        return whole(modules, segments, *rest)
 
-    monkeypatch.setattr("precompute.layouts.encode", dies)
-    outcome = place.run("precompute", STORE)
-    assert outcome.code != 0
-    monkeypatch.undo()
-    kept = chunks(place)
-    assert len(kept) == sum(ran[:2])
+def contents(place) -> dict[str, bytes]:
+    found = (place.root / "kvs").glob("*/chunks/*/*.safetensors")
+    return {path.name: path.read_bytes() for path in found}
+
+
+def test_processes_share_the_work(place, forks, alone):
+    """Every chunk is there once, byte by byte, whoever built it."""
+    place.ok("chunk")
+    children = [
+        forks.start(place.argv("precompute", STORE), place.root / f"log{n}") for n in range(3)
+    ]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    assert contents(place) == alone
+    built = [re.search(r"precompute: (\d) items, ", child.log.read_text()) for child in children]
+    assert sum(int(found[1]) for found in built if found) == 5
+    assert "all 5 items are complete" in place.ok("precompute", STORE).out
+
+
+def test_a_killed_precompute_is_gone_on_with(place, forks, alone):
+    place.ok("chunk")
+    for enough in (2, 6, 9):
+        child = forks.start(place.argv("precompute", STORE), place.root / "log")
+        while len(chunks(place)) < enough and child.running():
+            time.sleep(0.001)
+        child.kill()
+        kept = contents(place)
+        assert kept.items() <= alone.items()
     out = place.ok("precompute", STORE).out
-    assert "3 of 5 items to build" in out
-    assert kept < chunks(place)
+    new = re.search(r"(\d+) of \d+ chunks new", out)
+    assert int(new[1] if new else 0) == len(alone) - len(kept)
+    assert contents(place) == alone
