@@ -21,10 +21,9 @@ from eval.metrics.scores import score
 from eval.variants import Variant
 from models.engine import Engine, Prefill
 from models.flops import flop_limit
-from models.kv import store
 from models.timing import Stopwatch
 from stage.ledger import Ledger
-from stage.session import Session
+from stage.session import Session, Stored
 
 
 class Evaluator:
@@ -83,7 +82,7 @@ class Evaluator:
             prefill, text, points, tokens, forced, logits, tpot, truth, stored, load_ms, kept
         )
 
-    def _load(self, item: Item, stored: store.StoredItem, needs: Sequence[str]) -> float:
+    def _load(self, item: Item, stored: Stored, needs: Sequence[str]) -> float:
         """Read the KVs from disk for all methods; milliseconds.
 
         Scores are brought into memory too, uncharged, or the first rate alone would pay for them.
@@ -99,7 +98,7 @@ class Evaluator:
                 stream.finish()
             for name in needs:
                 stored.scores(name)
-        return watch.parts["load"]
+        return watch.parts["load"] + watch.parts["decode_kv"]
 
     def fuse(
         self, item: Item, variant: Variant, reference: Reference
@@ -118,9 +117,10 @@ class Evaluator:
     def _fuse(
         self, item: Item, variant: Variant, reference: Reference
     ) -> tuple[Prefill | None, Prefill, bool | None]:
-        selector, source = variant.selector, self.sources[variant.context]
-        stored = reference.stored[variant.context]
+        selector, where = variant.selector, variant.where
         assert selector is not None
+        assert where is not None
+        source, stored = self.sources[where], reference.stored[where]
 
         def prefill(read: Any) -> Prefill:
             generator = torch.Generator().manual_seed(_seed(self.config.seed, item.id))

@@ -21,12 +21,13 @@ from eval.item.kept import KeptAnswers
 from eval.item.pending import Pending
 from eval.metrics import scores
 from eval.report import table as report
-from eval.variants import Variant
-from models import correctors, eviction
+from eval.variants import Variant, Where
+from models import codecs, correctors, eviction
 from models.code import code_digest
 from models.decoding.evicting import watched
 from models.errors import UserError
 from models.kv import pinned, store
+from models.kv.keys import described
 from precompute.build import precompute
 from stage import environment
 from stage.ledger import line, shares
@@ -38,6 +39,7 @@ MEASURED_BY = (
     "models.engine",
     "models.flops",
     "models.kv.capture",
+    "models.kv.chunked",
     "models.kv.store",
     "models.decoding.leaving",
     "models.linear.layers",
@@ -77,7 +79,7 @@ def evaluate_dataset(
             precompute(source.session, sorted({*config.scores, *source.needs}))
         for item in items:
             evaluator.check(item)
-    gates: dict[str | None, dict[str, Any]] = {
+    gates: dict[Where | None, dict[str, Any]] = {
         name: gating.checked(source.session) for name, source in evaluator.sources.items()
     }
     if not gates:
@@ -88,7 +90,7 @@ def evaluate_dataset(
         evaluate(session, evaluator, runs, warm)
         results = []
         for variant, run_folder in runs:
-            gate = gates.get(variant.context) or next(iter(gates.values()))
+            gate = gates.get(variant.where) or next(iter(gates.values()))
             results.append(conclude(session, evaluator, variant, run_folder, gate))
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
@@ -131,7 +133,7 @@ def check_layers(session: Session, variants: Sequence[Variant]) -> None:
 def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
     """The run's folder, named from every option that changes its result."""
     config, settings = evaluator.config, session.inputs.settings
-    behind = evaluator.sources[variant.context].session if variant.context else None
+    behind = evaluator.sources[variant.where].session if variant.where else None
     identity = {
         **identity_of(session, evaluator),
         "dataset": session.dataset.name,
@@ -143,6 +145,10 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "chunking": session.inputs.chunk_meta,
         "context": behind.context.label if behind else None,
         "fronts": behind.fronts_digest if behind else None,
+        "store": session.config.layout,
+        "codec": variant.codec if behind else None,
+        "codec_is": described(behind.codec) if behind else None,
+        "codec_code": codecs.code_of(behind.codec) if behind else None,
         "method": variant.spec,
         "options": variant.options,
         "seed": config.seed,
@@ -227,11 +233,14 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
 
 def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs, waiting: Waiting) -> None:
     """One item under these methods; answers may wait to be decoded beside those of others."""
-    reference = evaluator.reference(item)
-    # Policies on the full prefill go first, while the cache holds it.
-    for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
-        waiting.append((evaluator.begin(item, variant, reference), run_folder))
-        settle(evaluator, waiting)
+    with ExitStack() as held:
+        for source in evaluator.sources.values():
+            held.enter_context(source.stored(item).held())
+        reference = evaluator.reference(item)
+        # Policies on the full prefill go first, while the cache holds it.
+        for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
+            waiting.append((evaluator.begin(item, variant, reference), run_folder))
+            settle(evaluator, waiting)
 
 
 def settle(evaluator: Evaluator, waiting: Waiting, to_the_end: bool = False) -> None:

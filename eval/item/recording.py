@@ -48,7 +48,8 @@ def described(
         "extra_scores": {},
         "full_score": reference.score,
         "full_prefill_ms": reference.prefill.ttft_ms,
-        "load_ms": reference.load_ms.get(variant.context),
+        "load_ms": reference.load_ms.get(variant.where) if variant.where else None,
+        "stored_bytes": reference.stored[variant.where].nbytes if variant.where else None,
         "answer_kept": reference.kept,
         "kvfuse": environment.revision(),
     }

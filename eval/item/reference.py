@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from eval.variants import Where
 from models.engine import Prefill
-from models.kv import store
 from models.truth import Truth
+from stage.session import Stored
 
 
 @dataclass
@@ -20,7 +21,7 @@ class Reference:
     tokens : the answer. forced : the answer with the stop token that ended it.
     logits : ``[len(forced), vocabulary]`` along it: methods are compared there.
     truth : the full prefill's states, where deviations or oracles ask for them.
-    stored : the item's files of stage 2, by what chunks were captured behind.
+    stored : the item's files of stage 2, by where they lie.
     load_ms : reading them from disk, where methods share one load; by the same.
     kept : whether an earlier run decoded the answer.
     """
@@ -33,6 +34,6 @@ class Reference:
     logits: Tensor
     tpot_ms: float | None
     truth: Truth | None
-    stored: dict[str | None, store.StoredItem]
-    load_ms: dict[str | None, float]
+    stored: dict[Where, Stored]
+    load_ms: dict[Where, float]
     kept: bool
