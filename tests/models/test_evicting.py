@@ -22,7 +22,7 @@ SPECS = [
     "snapkv:keep=0.3:block=4:observe=8",
     "pyramidkv:keep=0.4:observe=6",
     "knorm:keep=0.3",
-    "knorm:keep=0.3:skip=2",
+    "knorm:keep=0.3:whole=2",
     "h2o:keep=0.3",
     "rkv:budget=40:buffer=3:observe=4",
     "rkv:budget=400",
