@@ -100,6 +100,7 @@ def test_yardsticks_and_switches_have_a_row_each(tmp_path, monkeypatch, capsys):
     names = [row["yardstick"] for row in result["yardsticks"]]
     assert names[0].startswith("product 256 x 256")
     assert {"our full prefill", "transformers, SDPA", "causal attention alone"} <= set(names)
+    assert names[-2:] == [f"a layer's products, {rows} rows" for rows in (88, 128)]
     assert all(row["ms"] > 0 for row in result["yardsticks"])
     product = result["yardsticks"][0]
     assert product["rate"] == pytest.approx(2 * 256**3 / product["ms"] / 1e9)
