@@ -14,8 +14,8 @@ SWITCHES = {
     "events": "parts of a TTFT are told by events on the device: the host waits once, at the end",
     "plan": "attention of scattered rows is planned before the first layer instead of within it",
     "graph": "a token is decoded by replaying a CUDA graph",
-    "compile": "norms and MLPs run as torch.compile makes them",
     "tiles": "fewer rows are recomputed, so that they fill whole tiles of the products' kernels",
+    "compile": "norms and MLPs run as torch.compile makes them",
 }
 # Rows of a tile of the usual half-precision kernels. Products over a few rows more take as long as
 # over a whole tile more, or over a whole wave of them, one for every processor of the GPU.

@@ -106,6 +106,7 @@ def test_yardsticks_and_switches_have_a_row_each(tmp_path, monkeypatch, capsys):
     assert product["rate"] == pytest.approx(2 * 256**3 / product["ms"] / 1e9)
     kinds = ["none", "copies 4 layers ahead", *SWITCHES, "all"]
     assert [row["switch"] for row in result["switches"]] == kinds
+    assert kinds[-2] == "compile", "whatever follows it would run compiled"
     for row in result["switches"]:
         assert row["full_ms"] > 0
         assert row["fused_ms"] > 0
