@@ -14,9 +14,20 @@ ALLOWED = {
     "stage": {"stage", "data", "models"},
     "chunk": {"chunk", "stage", "data", "models"},
     "precompute": {"precompute", "chunk", "stage", "data", "models"},
-    "eval": {"eval", "precompute", "chunk", "stage", "data", "models"},
-    "bench": {"bench", "stage", "data", "models"},
-    "kvfuse": {"kvfuse", "bench", "eval", "precompute", "chunk", "stage", "data", "models"},
+    "store": {"store", "precompute", "chunk", "stage", "data", "models"},
+    "eval": {"eval", "store", "precompute", "chunk", "stage", "data", "models"},
+    "bench": {"bench", "precompute", "chunk", "stage", "data", "models"},
+    "kvfuse": {
+        "kvfuse",
+        "bench",
+        "eval",
+        "store",
+        "precompute",
+        "chunk",
+        "stage",
+        "data",
+        "models",
+    },
 }
 FILES = [path for folder in ALLOWED for path in sorted((ROOT / folder).rglob("*.py"))]
 

@@ -71,11 +71,24 @@ class StoredItem:
         for kind in ("kv", *scores):
             self._read(kind, verify=True)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the KVs' file."""
+        return (self.folder / KVS).stat().st_size
+
+    def condition(self, scores: Collection[str] = ()) -> str | None:
+        """Why it must be built, see :func:`models.kv.reader.condition`; None where it need not."""
+        return condition(self.folder, self.expected, scores)
+
     def scores(self, name: str) -> Tensor:
         """``surprisal`` or ``sinks``, float32 ``[N]``."""
         if name not in self._scores:
             self._scores[name] = self._read(name).clone()
         return self._scores[name]
+
+    def kv(self) -> Tensor:
+        """``[2, L, H_kv, N, D]`` as they lie in the file, backed by it."""
+        return self._read("kv")
 
     def _read(self, kind: str, verify: bool = False) -> Tensor:
         return read(self.folder / file_name(kind), self.expected, self.remedy, kind, verify)
