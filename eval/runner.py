@@ -233,11 +233,14 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
 
 def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs, waiting: Waiting) -> None:
     """One item under these methods; answers may wait to be decoded beside those of others."""
-    reference = evaluator.reference(item)
-    # Policies on the full prefill go first, while the cache holds it.
-    for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
-        waiting.append((evaluator.begin(item, variant, reference), run_folder))
-        settle(evaluator, waiting)
+    with ExitStack() as held:
+        for source in evaluator.sources.values():
+            held.enter_context(source.stored(item).held())
+        reference = evaluator.reference(item)
+        # Policies on the full prefill go first, while the cache holds it.
+        for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
+            waiting.append((evaluator.begin(item, variant, reference), run_folder))
+            settle(evaluator, waiting)
 
 
 def settle(evaluator: Evaluator, waiting: Waiting, to_the_end: bool = False) -> None:

@@ -12,7 +12,7 @@ import sys
 from chunk.build import ensure
 
 from precompute.build import precompute
-from stage.config import PrecomputeConfig
+from stage.config import UNCODED, PrecomputeConfig
 from stage.options import command
 from stage.session import begin
 
@@ -20,7 +20,8 @@ from stage.session import begin
 def main(config: PrecomputeConfig) -> None:
     """Precompute every dataset named."""
     for session in begin(config, ensure):
-        for codec in config.codec:
+        # As they are first: what another codec then needs is not run again.
+        for codec in sorted(config.codec, key=lambda codec: codec != UNCODED):
             precompute(session.under(codec), config.scores)
 
 

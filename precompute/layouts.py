@@ -144,7 +144,8 @@ class Chunks:
             built = Built(new=len(lacking), reused=len(parts) - len(lacking))
             with _named(item):
                 to_run = [part for part in lacking if not self._encode(stored, part, built)]
-                self._run(stored, to_run, built)
+                if to_run:
+                    self._run(stored, to_run, built)
             stored.refer(self.scores)
         return built
 

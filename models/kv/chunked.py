@@ -17,7 +17,7 @@ from models.chunks.store import ChunkStore
 from models.chunks.troubles import ChunkError
 from models.codecs import BaseCodec
 from models.kv.disk import Disk
-from models.kv.format import difference, mismatch
+from models.kv.format import SCORES, difference, mismatch
 from models.kv.keys import KV, described, key_of
 from models.kv.layers import Chunk, ChunkLayers, InMemory
 from models.kv.overlap import ReadAhead
@@ -27,7 +27,7 @@ from models.kv.reader import Unusable
 from models.timing import Stopwatch
 
 DROPPED = 0.01  # a file is out of memory when less than this share of it is there
-SCORES = "scores"  # the tensor of a file that holds no KVs
+NAMED = "scores"  # the tensor of a file that holds no KVs
 
 
 class Part(NamedTuple):
@@ -66,7 +66,8 @@ class ChunkedItem:
     disk: Disk = field(default_factory=Disk, repr=False)
     stream: ReadAhead | None = field(default=None, repr=False)
     memory: ChunkLayers | None = field(default=None, repr=False)
-    _scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
+    _keys: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False)
+    _scores: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False)
 
     @cached_property
     def parts(self) -> list[Part]:
@@ -89,7 +90,12 @@ class ChunkedItem:
 
     def keys(self, kinds: Iterable[str]) -> list[str]:
         """The keys of all chunks, kind by kind, in the order of the prompt."""
-        return [self.key(part, kind) for kind in kinds for part in self.parts]
+        found = []
+        for kind in kinds:
+            if kind not in self._keys:
+                self._keys[kind] = [self.key(part, kind) for part in self.parts]
+            found += self._keys[kind]
+        return found
 
     @property
     def nbytes(self) -> int:
@@ -97,8 +103,15 @@ class ChunkedItem:
         return sum(file.nbytes for file in self._files(KV))
 
     def has(self, part: Part, kind: str = KV, verify: bool = True) -> bool:
-        """Whether a segment's KVs or scores are there and whole; all bytes of it if ``verify``."""
-        return self.store.has(self.key(part, kind), verify)
+        """Whether a segment's KVs or scores are there, and whole if ``verify``.
+
+        Of a remote's nothing is fetched for that: whether it is whole is seen when it is read.
+        """
+        return self.store.has(self.key(part, kind), verify and self.store.cache is None)
+
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Within the block nobody removes the item's KVs and scores."""
+        return self.store.pin(self.keys([KV, *SCORES]))
 
     def check(self, scores: Collection[str] = ()) -> None:
         """Raise what reading the KVs and these scores would raise, and verify their bytes.
@@ -107,24 +120,34 @@ class ChunkedItem:
         ------
         Unusable : the manifest or a chunk is missing, damaged, or made from something else.
         """
+        kinds = [KV, *scores]
         with self._refusals():
-            found = self.store.manifest(self.owner)
-            self._require_ours(found, [KV, *scores])
-            for kind in (KV, *scores):
+            self._require_ours(self.store.manifest(self.owner), kinds)
+            for kind in kinds:
                 for _ in self._files(kind, verify=True):
                     pass
 
     def condition(self, scores: Collection[str] = ()) -> str | None:
-        """Why the item must be built: ``missing``, ``of other tokens`` ..., or None."""
+        """Why the item must be built: ``missing``, ``of other tokens`` ..., or None.
+
+        Of a remote's chunks nothing is fetched for that.
+        """
         try:
-            self.check(scores)
+            if self.store.cache is None:
+                self.check(scores)
+                return None
+            with self._refusals():
+                self._require_ours(self.store.manifest(self.owner), [KV, *scores])
+            known = self.keys([KV, *scores])
+            return None if all(map(self.store.has, dict.fromkeys(known))) else "missing"
         except Unusable as error:
             return error.reason
-        return None
 
     def _require_ours(self, found: dict[str, Any], wanted: Sequence[str]) -> None:
         """Refuse a manifest of something else, or without these kinds of files."""
-        name, meta, kinds = f"the manifest of {self.owner}", found["meta"], found["kinds"]
+        name, meta, kinds = f"the manifest of {self.owner}", found.get("meta"), found.get("kinds")
+        if not isinstance(meta, dict) or not isinstance(kinds, list):
+            raise Unusable("damaged", f"{name} is none of an item; rebuild it: {self.remedy}")
         if differs := difference(meta, self.expected):
             raise Unusable(
                 f"of other {differs[0].partition('.')[0]}",
@@ -174,7 +197,7 @@ class ChunkedItem:
 
     def put_scores(self, part: Part, kind: str, scores: Tensor) -> int:
         """Keep a segment's scores, float32 ``[n]``; returns bytes written."""
-        tensors = {SCORES: scores.contiguous()}
+        tensors = {NAMED: scores.contiguous()}
         return self.store.put(self.key(part, kind), tensors, self._about(part, kind))
 
     def refer(self, scores: Collection[str] = ()) -> None:
@@ -208,7 +231,7 @@ class ChunkedItem:
         """``surprisal`` or ``sinks``, float32 ``[N]``."""
         if name not in self._scores:
             with self._refusals():
-                self._scores[name] = torch.cat([f.tensor(SCORES) for f in self._files(name)])
+                self._scores[name] = torch.cat([f.tensor(NAMED) for f in self._files(name)])
         return self._scores[name]
 
     def forget(self) -> bool | None:
@@ -259,8 +282,8 @@ class ChunkedItem:
 
     def _files(self, kind: str, verify: bool = False) -> Iterator[ChunkFile]:
         """Every segment's file, and whether it is this segment's as far as a glance can tell."""
-        for part in self.parts:
-            file = self.store.open(self.key(part, kind), verify)
+        for part, key in zip(self.parts, self.keys([kind]), strict=True):
+            file = self.store.open(key, verify)
             for name, wanted in self._about(part, kind).items():
                 if name != "model" and file.meta.get(name) != wanted:
                     raise Unusable("damaged", f"{file.path} is of another {name}: {self.remedy}")
@@ -274,6 +297,3 @@ class ChunkedItem:
         except ChunkError as error:
             said = str(error).partition("; make precompute")[0]
             raise Unusable(error.reason, f"{said}; build it: {self.remedy}") from None
-        except (KeyError, TypeError, AttributeError):
-            message = f"the manifest of {self.owner} is none; rebuild it: {self.remedy}"
-            raise Unusable("damaged", message) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,10 @@ class StoredItem:
     def nbytes(self) -> int:
         """Of the KVs' file."""
         return (self.folder / KVS).stat().st_size
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody removes an item's files but by hand."""
+        return nullcontext()
 
     def condition(self, scores: Collection[str] = ()) -> str | None:
         """Why it must be built, see :func:`models.kv.reader.condition`; None where it need not."""

@@ -214,13 +214,13 @@ MUTANTS: list[Row] = [
         ),
         (
             "rows that never ran are kept",
-            "        if not bool((found == positions).all() &",
-            "        if False and (",
+            "if (found != host).any() or (",
+            "if False and (",
         ),
         (
             "a kept row gets another's states",
-            "self.hidden = self.hidden[:, rows]",
-            "self.hidden = self.hidden[:, : len(rows)]",
+            "self.hidden = self.hidden[:, kept]",
+            "self.hidden = self.hidden[:, : len(kept)]",
         ),
         ("values are rotated", 'if what == "v":', 'if what == "never":'),
     ),
@@ -544,11 +544,17 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
+        "models/tuning.py",
+        ("tests/models/test_tuning.py",),
+        ("the question does not count", "cut = (budget + others) //", "cut = budget //"),
+        ("all rows are cut too", "return budget if budget == size or", "return budget if"),
+    ),
+    *_in_file(
         "models/places.py",
         ("tests/models/test_cache.py",),
         (
             "rows behind evicted ones see too much",
-            "rows_for(backend, moved, n_keys + shift)",
+            "rows_for(backend, moved, n_keys + shift, host + shift)",
             "rows_for(backend, positions, n_keys)",
         ),
         (
@@ -580,8 +586,45 @@ MUTANTS: list[Row] = [
         ("an eviction takes no time", '"evict": evict_ms / max(1, steps - 1)', '"evict": 0.0'),
     ),
     *_in_file(
+        "models/linear/table.cpp",
+        ("tests/models/test_table.py",),
+        ("dimensions beyond the last register are left out", "at < bytes; at +=", "at < 0; at +="),
+        ("the ninth row takes the place of the first", "row += ROWS)", "row += ROWS + 1)"),
+        ("the last words are left out", "for (; word < end; word++)", "for (; word < 0; word++)"),
+    ),
+    *_in_file(
+        "models/linear/table.py",
+        ("tests/models/test_table.py",),
+        ("other types are read as floats", " or hidden.dtype != table.dtype", ""),
+        ("a wrong kernel is used", "return False", "pass"),
+    ),
+    *_in_file(
+        "models/linear/mlp.py",
+        ("tests/models/test_mlp.py",),
+        ("nothing is multiplied by up", ".mul_(self.up_proj(rows))", ""),
+        ("the gate is not bent", "self.act_fn(self.gate_proj(rows))", "self.gate_proj(rows)"),
+        ("the library's module keeps its packed parts", "setattr(mlp, name,", "(mlp, name,"),
+    ),
+    *_in_file(
+        "models/linear/layers.py",
+        ("tests/models/test_mlp.py", "tests/models/test_linear_layers.py"),
+        (
+            "what is timed as the library's has our MLPs",
+            "for name in blocked:\n            model.set_submodule(name, model",
+            "for name in ():\n            model.set_submodule(name, model",
+        ),
+        ("any head is taken for a tied one", "layer.weight is embedded and", ""),
+    ),
+    *_in_file(
+        "models/kv/rotate.cpp",
+        ("tests/models/test_rotary.py",),
+        ("the halves keep their sign in the kernel", "(-b * T", "(b * T"),
+        ("bfloat16 products are not rounded", "return T::read(T::write(x));", "return x;"),
+    ),
+    *_in_file(
         "models/kv/rotary.py",
-        (GATES,),
+        (GATES, "tests/models/test_rotary.py"),
+        ("keys lie wherever", " and keys.stride()[2:] == (dim, 1)", ""),
         (
             "the halves keep their sign",
             "torch.neg(layer[..., half:], out=scratch[..., :half])",

@@ -9,6 +9,7 @@ from tests.mutation.engine_mutants import Row, _in_file
 
 CODECS = "tests/models/test_codecs.py"
 OVERLAP = "tests/models/test_overlap.py"
+CHUNKED = "tests/models/test_chunked.py"
 TIMING = "tests/models/test_timing.py"
 
 MUTANTS: list[Row] = [
@@ -62,6 +63,29 @@ MUTANTS: list[Row] = [
         (OVERLAP,),
         ("a short read passes", 'raise EOFError("the file ends early")', "break"),
         ("a slow disk has no window", "self._taken + self.window)", "1e30)"),
+    ),
+    *_in_file(
+        "models/kv/keys.py",
+        (CHUNKED,),
+        ("a key leaves out what stood in front", '        "front": piece.front,\n', ""),
+        ("a key leaves out the dtype", '"tokenizer", "dtype", "rope"', '"tokenizer", "rope"'),
+        ("a key leaves out a codec's version", '        "version": type(codec).version,\n', ""),
+    ),
+    *_in_file(
+        "models/kv/chunked.py",
+        (CHUNKED,),
+        (
+            "the prefix lies under the codec",
+            "if 0 < index < last else plain",
+            "if index < last else plain",
+        ),
+        ("another item's manifest passes", "if differs := difference(", "if differs := None and ("),
+    ),
+    *_in_file(
+        "models/kv/layers.py",
+        (CHUNKED,),
+        ("values are read where keys belong", "rows = out[kind, :,", "rows = out[0, :,"),
+        ("what went past memory is not in it", "if self._read == self.layers:", "if False:"),
     ),
     *_in_file(
         "models/timing.py",
