@@ -29,6 +29,7 @@ from eval.runner import CODE, check_layers, check_metrics, check_room, identity_
 from eval.variants import Variant, make_variants, method_options
 from models import codecs
 from models.codecs import BaseCodec
+from models.errors import UserError
 from models.prompt import Prompt
 from precompute.build import precompute
 from stage.columns import columns
@@ -50,6 +51,11 @@ class CodecsConfig(SweepConfig):
     reuse: list[str] = option(["full", "blend"], "methods, as in eval (full blend)")
     rate: list[float] = option([0.15], "shares of document tokens (0.15)")
     deviation: bool = option(False, "not measured here")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layout != "item":
+            raise UserError("here KVs are kept as they are: name CODECS=, not STORE= or CODEC=")
 
 
 def main(config: CodecsConfig) -> None:
@@ -118,10 +124,13 @@ def one(
 ) -> list[dict[str, Any]]:
     """One item under every codec and method."""
     reference = evaluator.reference(item)
-    plain = {where: stored.memory for where, stored in reference.stored.items()}
+    plain: dict[Any, Tensor] = {}
+    for where, stored in reference.stored.items():
+        assert isinstance(stored.memory, Tensor), "files of whole items were read"
+        plain[where] = stored.memory
     found = []
     for name, codec in built.items():
-        coded = {}
+        coded: dict[Any, dict[str, float]] = {}
         for where, stored in reference.stored.items():
             stored.memory, coded[where] = through(codec, plain[where], item.prompt)
         pending = [(variant, evaluator.begin(item, variant, reference)) for variant in variants]
@@ -160,7 +169,7 @@ def through(codec: BaseCodec, kv: Tensor, prompt: Prompt) -> tuple[Tensor, dict[
 
 def table(records: Records, names: list[str], seed: int) -> list[str]:
     """A row a codec and method: what it takes, and what it costs beside the first codec."""
-    rows = {
+    rows: dict[tuple[str, str, float | None], list[dict[str, Any]]] = {
         (record["codec"], record["method"], record["rate"]): []
         for record in next(iter(records.values()))
     }

@@ -85,6 +85,13 @@ def test_a_run_goes_on_where_it_ended(done):
             }
 
 
+def test_files_that_lie_under_a_codec_are_refused(done):
+    for words in (["--codec", "int8"], ["--store", "chunks"]):
+        outcome = done.run("codecs", *METHODS, *words)
+        assert outcome.code == 2
+        assert "name CODECS=, not STORE= or CODEC=" in outcome.err
+
+
 def test_only_chunks_go_through_a_codec():
     prompt = Prompt.join([1] * 3, [[2] * 5, [3] * 40], [4] * 6)
     kv = torch.randn(2, 2, 3, len(prompt), 8, generator=torch.Generator().manual_seed(0))
