@@ -59,9 +59,10 @@ class Remote:
 
     def open(self, key: str, verify: bool = False) -> ChunkFile:
         """The chunk's file in the cache; fetched where it is not there, or not whole."""
-        if not self.cache.folder.holds(key, verify):
-            self._fetch(key)
-        return self.cache.folder.open(key)
+        with self.cache.folder.pin([key]):
+            if not self.cache.folder.holds(key, verify):
+                self._fetch(key)
+            return self.cache.folder.open(key)
 
     def holds(self, key: str, verify: bool = False) -> bool:
         """Whether the remote has the chunk; with ``verify`` it is fetched and looked at too."""
@@ -108,7 +109,7 @@ class Remote:
             found[:] = self._listing()
             for name, info in found:
                 key = key_of(name)
-                if key:
+                if key and name.endswith(f"/{name_of(key)}"):
                     made = _time(info)
                     yield Chunk(key, int(info["size"]), made, made)
 
@@ -131,12 +132,14 @@ class Remote:
     def manifest(self, owner: str) -> dict[str, Any]:
         """An owner's manifest."""
         name = f"../{manifests.name_of(owner)}"
-        text = self._call(name, lambda at, _: self._files.cat_file(at))
-        return manifests.decode(text, self._place(name))
+        place = self._place(name)
+        return self._call(
+            name, lambda at, _: manifests.decode(self._files.cat_file(at), owner, place)
+        )
 
     def refer(self, owner: str, keys: Sequence[str], content: Mapping[str, Any]) -> None:
         """Write an owner's manifest."""
-        text = manifests.encode(keys, content)
+        text = manifests.encode(owner, keys, content)
 
         def write(at: str, _: Progress) -> None:
             with self._becoming(at) as target:
@@ -197,7 +200,7 @@ class Remote:
             yield temporary
             self._files.mv(temporary, at)
         except BaseException:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the remote fails: what went wrong first is told
                 self._files.rm_file(temporary)
             raise
 
@@ -209,13 +212,40 @@ class Remote:
         above = self._base.rpartition("/")[0]
 
         def listing(_: str, progress: Progress) -> list[tuple[str, dict[str, Any]]]:
-            found = self._files.find(above, detail=True)
-            return [(name.removeprefix(above).lstrip("/"), info) for name, info in found.items()]
+            found = self._found(above, progress)
+            return [(name.removeprefix(above).lstrip("/"), info) for name, info in found]
 
         try:
             return self._call("..", listing)
         except Missing:
             return []
+
+    def _found(self, above: str, progress: Progress) -> list[tuple[str, dict[str, Any]]]:
+        """Files up to two folders below; all of them, or an error.
+
+        fsspec's own ``find`` leaves out what it cannot list, unless it asks an object store once:
+        chunks whose manifests were left out would be taken for garbage.
+        """
+        if self._objects:
+            return list(self._files.find(above, detail=True).items())
+        found = []
+        folders = [(above, 0)]
+        while folders:
+            path, depth = folders.pop()
+            try:
+                entries = self._files.ls(path, detail=True)
+            except FileNotFoundError:
+                if not depth:
+                    raise
+                raise OSError(f"{path} went while it was listed") from None
+            progress.note()
+            for entry in entries:
+                name = str(entry["name"]).rstrip("/")
+                if entry["type"] != "directory":
+                    found.append((name, entry))
+                elif depth < 2:
+                    folders.append((name, depth + 1))
+        return found
 
     def _place(self, name: str) -> str:
         base = self.url
@@ -229,7 +259,12 @@ class Remote:
         at = self._base + place.removeprefix(self.url)
         if name.startswith(".."):
             at = self._base.rpartition("/")[0] + place.removeprefix(self.url.rpartition("/")[0])
-        return call(place, self._patience, lambda progress: work(at, progress))
+
+        def fresh(progress: Progress) -> T:
+            self._files.invalidate_cache()  # what was listed before may have changed since
+            return work(at, progress)
+
+        return call(place, self._patience, fresh)
 
 
 class _Noted(Callback):
