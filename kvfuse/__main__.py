@@ -66,6 +66,16 @@ STORE = {
         "store.config:RmConfig",
         announces=False,
     ),
+    "export": Command(
+        "a dataset's KVs from one layout into the other (TO=item or TO=chunks); nothing is run",
+        "store.export:main",
+        "store.export:ExportConfig",
+    ),
+    "plan": Command(
+        "what keeping DATASET's chunks takes and saves, and after how many questions it pays",
+        "bench.plan:main",
+        "bench.plan:PlanConfig",
+    ),
 }
 
 COMMANDS = {

@@ -7,8 +7,9 @@ import sys
 import pytest
 import torch
 
-from models import eviction, leaving
-from models.answers import ROWS
+from models import eviction
+from models.decoding import leaving
+from models.decoding.answers import ROWS
 from models.eviction.generate import evicting as library_evicting
 from tests.models.selector_references import fuse
 

@@ -10,9 +10,9 @@ import torch
 from models import engine as engine_module
 from models import gate, tuning
 from models.attention import paged
+from models.decoding.graph import BUCKET, StaticRow, keys_for
 from models.engine import Engine
 from models.errors import UserError
-from models.graph import BUCKET, StaticRow, keys_for
 from models.kv import transfer
 from models.kv.transfer import LayerStream
 from models.timing import Stopwatch

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests.mutation import (
     comparisons,
     engine_mutants,
+    kv_mutants,
     pages,
     report,
     statistics,
@@ -20,5 +21,6 @@ MUTANTS = [
     *pages.MUTANTS,
     *report.MUTANTS,
     *(Mutant(*row) for row in engine_mutants.MUTANTS),
+    *(Mutant(*row) for row in kv_mutants.MUTANTS),
     *(Mutant(*row) for row in store_mutants.MUTANTS),
 ]
