@@ -22,6 +22,7 @@ SINK = [1]
 METHOD = "random"
 DECODED = 17
 AHEAD = 4
+COMPILE = "compile"
 GATE_TOKENS = 1000
 
 
@@ -32,7 +33,7 @@ def measure(model: Any, config: GpuCheckConfig, n: int) -> Iterator[list[dict[st
     """
     kinds: list[tuple[str, list[str], int | None]] = [("none", [], None)]
     kinds.append((f"copies {AHEAD} layers ahead", [], AHEAD))
-    kinds += [(name, [name], None) for name in SWITCHES]
+    kinds += [(name, [name], None) for name in sorted(SWITCHES, key=COMPILE.__eq__)]
     kinds.append(("all", list(SWITCHES), AHEAD))
     plain = None
     for name, fast, ahead in kinds:

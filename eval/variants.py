@@ -15,7 +15,7 @@ from models.errors import UserError
 from models.extension import Extension, option_fields
 from models.registry import Built
 from stage.config import AUTO
-from stage.options import Option
+from stage.options import Option, options_of
 
 Where = tuple[str, str]  # what chunks are captured behind, and how they lie on disk
 
@@ -74,7 +74,8 @@ def make_variants(config: EvalConfig) -> list[Variant]:
     Raises
     ------
     UserError : an unknown method, corrector or option; two files of one name; or an option that no
-        chosen method or corrector has: it would change nothing.
+        chosen method or corrector has: it would change nothing; or one that is named on the line
+        and is both the command's and a method's.
     """
     found: dict[tuple[str, float | None], Variant] = {}
     drops = make_policies(config)
@@ -103,6 +104,11 @@ def make_variants(config: EvalConfig) -> list[Variant]:
     parts = [(v.selector, v.corrector, v.policy) for v in found.values()]
     chosen: list[Extension] = [part for each in parts for part in each if part]
     known = {key for extension in chosen for key in extension.identity()}
+    for name in sorted(known & options_of(type(config)).keys() & config.given.keys()):
+        raise UserError(
+            f"{name.upper()}= is the command's own, and an option of one of REUSE, CORRECT or DROP "
+            f"has that name too: rename it in its file"
+        )
     for name in config.method_options:
         if name not in known:
             methods, named = " ".join(config.reuse), " ".join(config.correct)

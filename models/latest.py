@@ -28,6 +28,7 @@ class Latest:
         self.fast = tuning.check(fast)
         self.modules = Modules(model, backend)
         self.modules.plans = "plan" in self.fast
+        self.modules.tile = tuning.TILE if "tiles" in self.fast else 1
         self.device = self.modules.device
         self.backend = self.modules.backend
         self.cache = FusedCache(self.modules.cache_shape, self.device, self.modules.dtype)

@@ -112,7 +112,7 @@ class MachineOptions:
         "auto", "attention: auto, native, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
     )
     threads: int | None = option(None, "CPU threads (PyTorch's choice)")
-    fast: list[str] = option([], "GPU switches, see docs/gpu.md: events, plan, graph, compile")
+    fast: list[str] = option([], f"GPU switches, see docs/gpu.md: {', '.join(tuning.SWITCHES)}")
 
     def check_threads(self) -> None:
         """Raise UserError for more threads than this machine has cores."""

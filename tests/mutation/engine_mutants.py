@@ -214,13 +214,13 @@ MUTANTS: list[Row] = [
         ),
         (
             "rows that never ran are kept",
-            "        if not bool((found == positions).all() &",
-            "        if False and (",
+            "if (found != host).any() or (",
+            "if False and (",
         ),
         (
             "a kept row gets another's states",
-            "self.hidden = self.hidden[:, rows]",
-            "self.hidden = self.hidden[:, : len(rows)]",
+            "self.hidden = self.hidden[:, kept]",
+            "self.hidden = self.hidden[:, : len(kept)]",
         ),
         ("values are rotated", 'if what == "v":', 'if what == "never":'),
     ),
@@ -544,11 +544,17 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
+        "models/tuning.py",
+        ("tests/models/test_tuning.py",),
+        ("the question does not count", "cut = (budget + others) //", "cut = budget //"),
+        ("all rows are cut too", "return budget if budget == size or", "return budget if"),
+    ),
+    *_in_file(
         "models/places.py",
         ("tests/models/test_cache.py",),
         (
             "rows behind evicted ones see too much",
-            "rows_for(backend, moved, n_keys + shift)",
+            "rows_for(backend, moved, n_keys + shift, host + shift)",
             "rows_for(backend, positions, n_keys)",
         ),
         (
