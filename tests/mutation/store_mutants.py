@@ -78,7 +78,7 @@ MUTANTS: list[Row] = [
     *_in_file(
         "store/gc.py",
         (COMMANDS,),
-        ("young chunks go too", "if chunk.made <= before]", "]"),
+        ("young chunks go too", "if max(chunk.made, chunk.used) <= before]", "]"),
         ("unread manifests name nothing", "if troubles := index.troubles():", "if troubles := []:"),
         (
             "a budget takes the newest",

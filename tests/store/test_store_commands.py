@@ -125,6 +125,10 @@ def test_verify(call, one, two):
 
 def test_gc_removes_what_nobody_names_once_it_is_old(call, one):
     put(one, 7)
+    age(one, 4, 2)
+    one.has(key(4))
+    assert "removed 0 chunks" in call("gc")[1]
+    age(one, 4, 2)
     code, out, _ = call("gc", "DRY=1")
     assert code == 0
     assert "referred to by nobody: would remove 1 chunks, " in out
