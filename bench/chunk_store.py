@@ -2,8 +2,8 @@
 
 Run it from the repository root with nothing else running: ``python -m bench.chunk_store``. Chunks
 have the names and the meta of real ones and payloads of a few kB of random bytes: what is measured
-depends on how many files there are. ``FILL=1`` only fills the store, which takes minutes and may be
-done beforehand; measuring fills what lacks.
+depends on how many files there are. ``KEEP=1`` keeps the store, so that a larger count goes on from
+a smaller one.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ class ChunkStoreConfig:
     """Fill a store with random chunks and measure it."""
 
     counts: list[int] = option([10_000, 30_000, 100_000], "chunks at which the store is measured")
-    kvs: str = option("kvs/.bench-store", "folder of the store, which is removed at the end")
+    kvs: str = option("kvs/.bench-store", "folder of the store")
     outputs: str = option("outputs", "folder of the results")
-    fill: bool = option(False, "1 only fills the store up to the largest count, and keeps it")
+    keep: bool = option(False, "1 keeps the store")
 
     def __post_init__(self) -> None:
         if min(self.counts) < SAMPLE:
@@ -68,15 +68,13 @@ class ChunkStoreConfig:
 def main(config: ChunkStoreConfig) -> None:
     """Measure at every count, the smallest first, and print a table."""
     base = Path(config.kvs) / MODEL
-    if config.fill:
-        fill(base, max(config.counts))
-        return
     rows = []
     for count in sorted(config.counts):
         fill(base, count)
         rows.append(measured(config, base, count))
         print(json.dumps(rows[-1]), flush=True)
-    shutil.rmtree(config.kvs)
+    if not config.keep:
+        shutil.rmtree(config.kvs)
     path = Path(config.outputs) / "bench" / "chunk_store.json"
     with writing(path) as file:
         file.write(json.dumps(rows, indent=2).encode() + b"\n")
@@ -166,20 +164,15 @@ def key(number: int) -> str:
 
 
 def tensors(number: int) -> dict[str, torch.Tensor]:
-    """The parts of an int8 chunk of few tokens."""
+    """The parts of a chunk of one token."""
     made = torch.Generator().manual_seed(number)
-    codes = torch.randint(256, (2 * LAYERS, HEADS, TOKENS, 64), generator=made, dtype=torch.uint8)
-    scales = torch.rand(2 * LAYERS, HEADS, 1, 64, generator=made).half()
-    found = {}
-    for place in range(2 * LAYERS):
-        name = f"{place // 2:03}.{'kv'[place % 2]}"
-        found |= {f"{name}.scale": scales[place], f"{name}.codes": codes[place]}
-    return found
+    rows = torch.randint(2**15, (2 * LAYERS, HEADS, TOKENS, 64), generator=made, dtype=torch.int16)
+    return {f"{i // 2:03}.{'kv'[i % 2]}.rows": rows[i] for i in range(2 * LAYERS)}
 
 
 def meta(number: int) -> dict[str, Any]:
     """About what a real chunk says of itself."""
-    return {"tokens": TOKENS, "dtype": "float32", "codec": "int8", "number": number}
+    return {"tokens": TOKENS, "dtype": "bfloat16", "codec": "none", "number": number}
 
 
 def cells(row: dict[str, Any]) -> list[str]:
