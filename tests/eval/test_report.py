@@ -160,7 +160,7 @@ def test_what_is_missing_is_a_dash():
 
 def test_the_legend_is_that_of_the_columns():
     every = result(correct_ms=1.0, retention_answered=0.91, decision_agreement=0.75)
-    every["config"]["drop"] = "knorm"
+    every["config"] |= {"drop": "knorm", "codec": "int8"}
     text = " ".join(table([every]).split())
     for column in RUNS:
         assert text.count(column.meaning) >= 1
