@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from eval import gating
+from models.load.source import cache_dir
 from tests.stages.forks import ForkServer
 from tests.stages.harness import Workplace, gate_once, make_model, make_rows, write_rows
 
@@ -16,10 +17,13 @@ HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=al
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of the tiny models goes with them."""
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, kernels: None) -> Iterator[None]:
+    """What is remembered of the tiny models goes with them; the kernels are those at hand."""
+    folder = tmp_path_factory.mktemp("cache")
+    if (at_hand := cache_dir() / "native").is_dir():
+        (folder / "native").symlink_to(at_hand)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KVFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KVFUSE_CACHE", str(folder))
         yield
 
 
