@@ -1,0 +1,27 @@
+"""Channels mixed by an orthonormal Hadamard matrix, so that none of them stands out."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor
+
+
+def mixed(rows: Tensor) -> Tensor:
+    """``rows @ M``, float32 ``[..., D]``; M is its own inverse.
+
+    Where D is no power of two, blocks of the largest one that divides it are mixed by themselves.
+    """
+    size = rows.shape[-1] & -rows.shape[-1]
+    matrix = _matrix(size).to(rows.device)
+    return (rows.unflatten(-1, (-1, size)) @ matrix).flatten(-2)
+
+
+@cache
+def _matrix(size: int) -> Tensor:
+    """Sylvester's, ``[size, size]``, symmetric, its rows of length 1."""
+    matrix = torch.ones(1, 1)
+    while len(matrix) < size:
+        matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
+    return matrix / size**0.5
