@@ -116,9 +116,9 @@ def test_the_map_is_drawn(tmp_path):
 
 
 def test_as_published_is_a_methods_own_context_and_no_corrector():
-    run = result("debug", 0.15, [0.1], "prefix")
+    run = result("debug", 0.15, [0.1], selectors.selector_class("debug").context)
     assert picture.published(run)
-    assert not picture.published(result("debug", 0.15, [0.1], "sink"))
+    assert not picture.published(result("debug", 0.15, [0.1], "primed:256"))
     run["config"] |= {"method": "debug + shift", "corrector": "shift"}
     assert not picture.published(run)
 
