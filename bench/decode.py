@@ -8,7 +8,7 @@ from typing import Any
 from bench.prefill import Case, PrefillBench
 from bench.rounds import interleave
 from models import selectors
-from models.answers import ROWS, WAITING_BYTES
+from models.decoding.answers import ROWS, WAITING_BYTES
 from models.timing import Stopwatch
 
 

@@ -14,40 +14,27 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from bench import random_models, switches, yardsticks
+from bench import gpu_attention, gpu_prefill, random_models, switches, yardsticks
 from bench.gpu_config import PARTS, GpuCheckConfig, require_gpu
 from bench.gpu_table import failures, tables
-from bench.prompts import QUESTION_TOKENS
-from bench.rounds import interleave
 from models import gate
 from models.atomic import writing
 from models.attention import equivalence, kernels
 from models.attention.paged import workspace
-from models.attention.registry import choose_backend, rows_for
-from models.engine import Engine, Prefill
-from models.kv.capture import capture
-from models.kv.transfer import LayerStream
+from models.engine import Engine
 from models.linear.layers import LIBRARY
-from models.prompt import Prompt
-from models.selectors import FULL_PREFILL
-from models.timing import Stopwatch, synchronize
+from models.timing import synchronize
 from stage.environment import machine, revision
 from stage.options import command
 
 SINK = [1]
 GATE_TOKENS = 1000
-LAYERS_AT_ONCE = 16
-DECODED_TOKENS = 33
-SOURCES = ("device", "host")
 
 
 def warm(
@@ -80,141 +67,12 @@ def gates(
     return results
 
 
-def attention(
-    device: torch.device, dtype: torch.dtype, config: GpuCheckConfig, n: int
-) -> list[dict[str, Any]]:
-    """Milliseconds of one layer's attention, and of building the rows and a first layer."""
-    n_heads, n_kv_heads, head_dim = random_models.heads(config.shape)
-    generator = torch.Generator().manual_seed(n)
-    question = torch.arange(n - QUESTION_TOKENS, n)
-    chosen = torch.randperm(int(question[0]), generator=generator)[: int(n * config.rate)]
-    rows = torch.cat([chosen.sort().values, question]).to(device)
-    key, value = torch.randn(2, 1, n_kv_heads, n, head_dim, device=device).to(dtype)
-    queries = torch.randn(1, n, n_heads, head_dim, device=device).to(dtype).transpose(1, 2)
-    backends = (
-        config.backends if device.type == "cuda" else [choose_backend(device, dtype, head_dim)]
-    )
-    kinds = {"causal": (backends[0], torch.arange(n, device=device))}
-    kinds |= {backend: (backend, rows) for backend in backends}
-
-    def elapsed(kind: str, layers: int, built: bool) -> float:
-        """Milliseconds a layer; the rows are built before the clock starts, or after."""
-        backend, positions = kinds[kind]
-        query = queries[:, :, : len(positions)]
-        prepared = None
-        if built:
-            prepared = rows_for(backend, positions, n)
-            prepared.attend(query, key, value, head_dim**-0.5)
-        synchronize(device)
-        start = time.perf_counter()
-        prepared = prepared or rows_for(backend, positions, n)
-        for _ in range(layers):
-            prepared.attend(query, key, value, head_dim**-0.5)
-        synchronize(device)
-        return (time.perf_counter() - start) * 1e3 / layers
-
-    contestants: dict[str, Callable[[], float]] = {}
-    for kind in kinds:
-        contestants[kind] = partial(elapsed, kind, LAYERS_AT_ONCE, built=True)
-        contestants[f"{kind}, first"] = partial(elapsed, kind, 1, built=False)
-    timed = interleave(contestants, config.rounds, device, f"attention {n}")
-    return [
-        {
-            "n": n,
-            "attention": kind,
-            "rows": len(positions),
-            "layer_ms": timed[kind].median,
-            "first_ms": timed[f"{kind}, first"].median,
-        }
-        for kind, (_, positions) in kinds.items()
-    ]
-
-
-def streamed(source: Tensor) -> Callable[[Stopwatch, Tensor], LayerStream]:
-    """A reader that brings KVs from host memory layer by layer, beside the computation."""
-
-    def read(watch: Stopwatch, target: Tensor) -> LayerStream:
-        stream = LayerStream(source, target).start()
-        watch.lap("transfer")
-        return stream
-
-    return read
-
-
 def release(device: torch.device) -> None:
     """Let go of what is left on the device, or it would sit in the peak of whatever comes next."""
     workspace.cache_clear()
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-
-
-def prefill(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, Any]]:
-    """TTFT of every method beside our own full prefill, KVs on the device and in host memory."""
-    prompt = random_models.random_prompt(n, config.chunk_size, engine.modules.config.vocab_size)
-    selectors = {method.spec: method.selector() for method in config.methods_at(n)}
-    needed = sorted({name for selector in selectors.values() for name in selector.needs})
-    captured = capture(engine.modules, prompt, SINK, needed)
-    kv = captured.kv
-    engine.cache.reserve(n + DECODED_TOKENS)
-    host = torch.empty_like(kv, device="cpu", pin_memory=engine.device.type == "cuda").copy_(kv)
-    readers: Mapping[str, Any] = dict(zip(SOURCES, (gate.reader(kv), streamed(host)), strict=True))
-    taken: dict[str, list[Prefill]] = {}
-
-    def measure(name: str, run_one: Callable[[], Prefill]) -> float:
-        result = run_one()
-        taken.setdefault(name, []).append(result)
-        return result.ttft_ms
-
-    def fused(method: str, source: str) -> Prefill:
-        generator, scores = torch.Generator().manual_seed(0), captured.scores.__getitem__
-        return engine.fused_prefill(
-            prompt, readers[source], selectors[method], config.rate, generator, scores
-        )
-
-    full = f"{FULL_PREFILL} -"
-    runs: dict[str, Callable[[], Prefill]] = {full: lambda: engine.full_prefill(prompt)}
-    for method, source in product(selectors, readers):
-        runs[f"{method} {source}"] = partial(fused, method, source)
-    contestants = {name: partial(measure, name, one) for name, one in runs.items()}
-    timed = interleave(contestants, config.rounds, engine.device, f"prefill {n}")
-    rows = []
-    for method, source in [(FULL_PREFILL, "-"), *product(selectors, readers)]:
-        name = f"{method} {source}"
-        results = taken[name][-config.rounds :]
-        rows.append(
-            {
-                "n": n,
-                "method": method,
-                "kv": source,
-                "rows": len(results[-1].recomputed),
-                "ms": timed[name].median,
-                "ms_spread": timed[name].spread,
-                "speedup": timed[full].median / timed[name].median,
-                "peak_mb": timed[name].peak_mb,
-                "parts_ms": {
-                    part: median(result.parts_ms[part] for result in results)
-                    for part in results[-1].parts_ms
-                },
-                "agrees": _agree(taken, method),
-            }
-        )
-    rows[0]["decode_ms"] = decode_ms(engine, prompt)
-    return rows
-
-
-def _agree(taken: Mapping[str, list[Prefill]], method: str) -> bool:
-    """Whether KVs from either place led to the same logits, but for rounding."""
-    if method == FULL_PREFILL:
-        return True
-    one, other = (taken[f"{method} {source}"][-1].logits for source in SOURCES)
-    return bool((one - other).abs().max() <= 2e-2 * one.abs().max())
-
-
-def decode_ms(engine: Engine, prompt: Prompt) -> float:
-    """Median milliseconds of a token after a full prefill."""
-    decoded = engine.decode(engine.full_prefill(prompt), DECODED_TOKENS, ())
-    return median(decoded.step_ms)
 
 
 def main(config: GpuCheckConfig) -> None:
@@ -284,7 +142,7 @@ def time_attention(
 ) -> Found:
     """One layer's attention, length by length, the shortest first."""
     for n in sorted(config.tokens):
-        yield attention(device, dtypes[0], config, n)
+        yield gpu_attention.measure(device, dtypes[0], config, n)
 
 
 def timed_model(device: torch.device, dtype: torch.dtype, config: GpuCheckConfig) -> Any:
@@ -304,7 +162,7 @@ def time_prefill(
     engine = Engine(timed_model(device, dtypes[0], config), config.backend, config.fast)
     result["environment"]["backend"] = engine.backend
     for n in config.tokens:
-        yield prefill(engine, config, n)
+        yield gpu_prefill.measure(engine, config, n)
 
 
 def time_yardsticks(

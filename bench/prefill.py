@@ -147,5 +147,6 @@ class PrefillBench:
             "library_full_peak_mb": library.peak_mb,
             "load_ms": median(case.load_ms[-self.stand.config.rounds :]),
             "kv_bytes": self.kv_bytes,
+            "layers": len(self.engine.modules.layers),
             "page_cache_dropped": case.page_cache_dropped,
         }

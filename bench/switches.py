@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -10,31 +10,20 @@ import torch
 
 from bench import random_models
 from bench.gpu_config import GpuCheckConfig
+from bench.gpu_prefill import streamed
 from bench.rounds import interleave
 from models import gate
 from models.engine import Engine
 from models.kv.capture import capture
-from models.kv.transfer import LayerStream
 from models.selectors import make
-from models.timing import Stopwatch
 from models.tuning import SWITCHES
 
 SINK = [1]
 METHOD = "random"
 DECODED = 17
 AHEAD = 4
+COMPILE = "compile"
 GATE_TOKENS = 1000
-
-
-def reader(host: torch.Tensor, ahead: int | None) -> Callable[[Stopwatch, torch.Tensor], Any]:
-    """KVs from host memory, their copies asked for so many layers ahead, or all at once."""
-
-    def read(watch: Stopwatch, target: torch.Tensor) -> LayerStream:
-        stream = LayerStream(host, target, ahead=ahead).start()
-        watch.lap("transfer")
-        return stream
-
-    return read
 
 
 def measure(model: Any, config: GpuCheckConfig, n: int) -> Iterator[list[dict[str, Any]]]:
@@ -44,7 +33,7 @@ def measure(model: Any, config: GpuCheckConfig, n: int) -> Iterator[list[dict[st
     """
     kinds: list[tuple[str, list[str], int | None]] = [("none", [], None)]
     kinds.append((f"copies {AHEAD} layers ahead", [], AHEAD))
-    kinds += [(name, [name], None) for name in SWITCHES]
+    kinds += [(name, [name], None) for name in sorted(SWITCHES, key=COMPILE.__eq__)]
     kinds.append(("all", list(SWITCHES), AHEAD))
     plain = None
     for name, fast, ahead in kinds:
@@ -65,7 +54,7 @@ def _measured(engine: Engine, config: GpuCheckConfig, n: int, ahead: int | None)
 
     def fused() -> float:
         generator = torch.Generator().manual_seed(0)
-        read = reader(host, ahead)
+        read = streamed(host, ahead)
         return engine.fused_prefill(prompt, read, make(METHOD), config.rate, generator).ttft_ms
 
     def decode() -> float:

@@ -7,7 +7,7 @@ one large product, and no KVs come in faster than one large copy.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any
@@ -21,6 +21,7 @@ from bench.rounds import interleave
 from models.attention.registry import rows_for
 from models.engine import Engine
 from models.timing import synchronize
+from models.tuning import TILE
 
 SIDE = 8192
 COPIED_BYTES = 1 << 30
@@ -58,7 +59,8 @@ def machine(device: torch.device, dtype: torch.dtype, side: int, size: int) -> l
 def prefills(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, Any]]:
     """Full prefills of ``n`` tokens: ours, transformers' by SDPA and FlashAttention.
 
-    Beside them the causal attention of all layers alone, by our back end's kernel. A prefill's rate
+    Beside them the causal attention of all layers alone, by our back end's kernel, and one layer's
+    products over the rows of a fused prefill. A prefill's rate
     counts the layers' products only, neither attention nor the LM head.
     """
     modules, device = engine.modules, engine.device
@@ -75,13 +77,40 @@ def prefills(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, A
     contestants["causal attention alone"] = lambda: _attention_ms(engine, n)
     timed = interleave(contestants, config.rounds, device, f"yardsticks {n}")
     flops = 2 * n * sum(p.numel() for layer in modules.layers for p in layer.parameters())
-    tokens = {"n": n}
-    return [
-        {**tokens, **_row(name, found.median, flops / found.median / 1e9, "TFLOP/s")}
+    rows = [
+        _row(name, found.median, flops / found.median / 1e9, "TFLOP/s")
         if "prefill" in name or name.startswith("transformers")
-        else {**tokens, **_row(name, found.median, None, "")}
+        else _row(name, found.median, None, "")
         for name, found in timed.items()
     ]
+    chosen = prompt.budget(config.rate) + prompt.question[1] - prompt.question[0]
+    return [{"n": n, **row} for row in [*rows, *products(engine, chosen)]]
+
+
+def products(engine: Engine, rows: int) -> list[dict[str, Any]]:
+    """A layer's linear layers over a fused prefill's rows, and over the whole tiles next to them.
+
+    Where a few rows more take much longer, tiles begin another wave: what ``FAST=tiles`` cuts off.
+    """
+    modules, found = engine.modules, []
+    linear = [part for part in modules.layers[0].modules() if isinstance(part, torch.nn.Linear)]
+    weights = sum(part.weight.numel() for part in linear)
+    below = rows // TILE * TILE
+    for count in sorted({below, rows, below + TILE} - {0}):
+        states = {
+            width: torch.randn(count, width, device=engine.device).to(modules.dtype)
+            for width in {part.in_features for part in linear}
+        }
+        ms = elapsed_ms(engine.device, partial(_apply, linear, states))
+        rate = 2 * count * weights / ms / 1e9
+        found.append(_row(f"a layer's products, {count} rows", ms, rate, "TFLOP/s"))
+    return found
+
+
+@torch.inference_mode()
+def _apply(linear: Sequence[torch.nn.Linear], states: Mapping[int, torch.Tensor]) -> None:
+    for part in linear:
+        part(states[part.in_features])
 
 
 def _attention_ms(engine: Engine, n: int) -> float:

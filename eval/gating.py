@@ -1,4 +1,4 @@
-"""The gate before any figure: run once per model, dtype, back end and item, then remembered."""
+"""The gate before any figure: run once per model, dtype, back end, codec, item, and remembered."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from data.inputs import Item
 from models import gate
 from models.atomic import writing
 from models.errors import UserError
+from models.kv.keys import described
 from models.sealed import digest, parse
 from stage.environment import code
 from stage.session import Session
@@ -37,7 +38,7 @@ def checked(session: Session) -> dict[str, Any]:
         item = gate_item(session)
         print(
             f"eval: running the gate on item {item.id}, {_chunks(gate.filled(item.prompt))} "
-            "(once per model, dtype, back end and item)",
+            "(once per model, dtype, back end, codec and item)",
             flush=True,
         )
         outcome = run(session)
@@ -64,7 +65,8 @@ def run(session: Session) -> dict[str, Any]:
     """
     item = gate_item(session)
     fronts = session.fronts[item.id]
-    result = gate.run(session.engine, item.prompt, session.inputs.sink, fronts)
+    codec = None if session.config.layout == "item" else session.codec
+    result = gate.run(session.engine, item.prompt, session.inputs.sink, fronts, codec)
     outcome: dict[str, Any] = json.loads(json.dumps(result.as_dict()))
     for check in outcome["checks"]:
         if not math.isfinite(check["distance"]):
@@ -107,6 +109,7 @@ def _key(session: Session) -> dict[str, Any]:
         "segments": [list(span) for span in item.prompt.segments],
         "sink": session.inputs.sink,
         "fronts": digest(fronts) if fronts else None,
+        "codec": None if session.config.layout == "item" else described(session.codec),
         "code": CODE,
         **session.weights.machine,
     }

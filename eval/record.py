@@ -49,6 +49,7 @@ class Record(BaseModel):
     evict_ms: float | None
     evictions: int
     kv_bytes: int
+    stored_bytes: int | None = None
     flop_limit: float | None
     full_prefill_ms: float
     load_ms: float | None

@@ -15,20 +15,22 @@ from data.inputs import Item
 from eval import gating
 from eval.analysis.summary import summarize
 from eval.config import EvalConfig
-from eval.evaluator import Evaluator, Pending
+from eval.evaluator import Evaluator
 from eval.folder import RunFolder
-from eval.kept import KeptAnswers
+from eval.item.kept import KeptAnswers
+from eval.item.pending import Pending
 from eval.metrics import scores
 from eval.report import table as report
-from eval.variants import Variant
-from models import correctors, eviction
+from eval.variants import Variant, Where
+from models import codecs, correctors, eviction
 from models.code import code_digest
+from models.decoding.evicting import watched
 from models.errors import UserError
-from models.evicting import watched
 from models.kv import pinned, store
+from models.kv.keys import described
 from precompute.build import precompute
 from stage import environment
-from stage.ledger import Ledger, line, shares
+from stage.ledger import line, shares
 from stage.session import Session
 
 LABEL = 80  # characters of a method in a folder's name: its options may hold a whole path
@@ -37,18 +39,20 @@ MEASURED_BY = (
     "models.engine",
     "models.flops",
     "models.kv.capture",
+    "models.kv.chunked",
     "models.kv.store",
-    "models.leaving",
+    "models.decoding.leaving",
     "models.linear.layers",
     "eval.analysis.fidelity",
+    "eval.metrics.decisions",
     "eval.metrics.scores",
 )
+HERE = Path(__file__).parent
+MEASURING = [HERE / "evaluator.py", *sorted((HERE / "item").glob("*.py"))]
 # Taken while it is being imported: what is edited during a long run is not what made its records.
-CODE = code_digest(
-    *MEASURED_BY, files=[Path(__file__).parent / name for name in ("evaluator.py", "after.py")]
-)
+CODE = code_digest(*MEASURED_BY, files=MEASURING)
 # An old picture is drawn anew where this differs.
-DRAWN_BY = code_digest(files=[Path(__file__).parent / "report" / "heatmap.py"])
+DRAWN_BY = code_digest(files=[HERE / "report" / "heatmap.py"])
 Runs = list[tuple[Variant, RunFolder]]
 Waiting = deque[tuple[Pending, RunFolder]]
 Warm = set[tuple[str, float | None]]
@@ -75,7 +79,7 @@ def evaluate_dataset(
             precompute(source.session, sorted({*config.scores, *source.needs}))
         for item in items:
             evaluator.check(item)
-    gates: dict[str | None, dict[str, Any]] = {
+    gates: dict[Where | None, dict[str, Any]] = {
         name: gating.checked(source.session) for name, source in evaluator.sources.items()
     }
     if not gates:
@@ -86,7 +90,7 @@ def evaluate_dataset(
         evaluate(session, evaluator, runs, warm)
         results = []
         for variant, run_folder in runs:
-            gate = gates.get(variant.context) or next(iter(gates.values()))
+            gate = gates.get(variant.where) or next(iter(gates.values()))
             results.append(conclude(session, evaluator, variant, run_folder, gate))
             if config.cold:
                 print(f"eval: {session.dataset.name} {variant.spec} -> {run_folder.path}")
@@ -129,7 +133,7 @@ def check_layers(session: Session, variants: Sequence[Variant]) -> None:
 def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
     """The run's folder, named from every option that changes its result."""
     config, settings = evaluator.config, session.inputs.settings
-    behind = evaluator.sources[variant.context].session if variant.context else None
+    behind = evaluator.sources[variant.where].session if variant.where else None
     identity = {
         **identity_of(session, evaluator),
         "dataset": session.dataset.name,
@@ -141,6 +145,10 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "chunking": session.inputs.chunk_meta,
         "context": behind.context.label if behind else None,
         "fronts": behind.fronts_digest if behind else None,
+        "store": session.config.layout,
+        "codec": variant.codec if behind else None,
+        "codec_is": described(behind.codec) if behind else None,
+        "codec_code": codecs.code_of(behind.codec) if behind else None,
         "method": variant.spec,
         "options": variant.options,
         "seed": config.seed,
@@ -169,7 +177,7 @@ def identity_of(session: Session, evaluator: Evaluator) -> dict[str, Any]:
         "weights": weights.known.fingerprint,
         "tokenizer": session.tokenizer_fingerprint,
         "max_new_tokens": evaluator.max_new_tokens,
-        "stops": sorted(evaluator.stops),
+        "stops": sorted(evaluator.answering.stops),
         "dtype": weights.dtype_name,
         "device": weights.device.type,
         "backend": weights.backend,
@@ -204,10 +212,10 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     pinned.warm(sizes, session.engine.device)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)
-    evaluator.ledger = Ledger()
+    evaluator.ledger.restart()
     if not evaluator.config.fresh:
         identity = {**identity_of(session, evaluator), "machine": session.weights.machine}
-        evaluator.kept = KeptAnswers(runs_root(session).parent, identity)
+        evaluator.answering.kept = KeptAnswers(runs_root(session).parent, identity)
     waiting: Waiting = deque()
     with tqdm(todo, session.dataset.name, unit="item", disable=None) as bar:
         try:
@@ -225,11 +233,14 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
 
 def evaluate_item(evaluator: Evaluator, item: Item, runs: Runs, waiting: Waiting) -> None:
     """One item under these methods; answers may wait to be decoded beside those of others."""
-    reference = evaluator.reference(item)
-    # Policies on the full prefill go first, while the cache holds it.
-    for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
-        waiting.append((evaluator.begin(item, variant, reference), run_folder))
-        settle(evaluator, waiting)
+    with ExitStack() as held:
+        for source in evaluator.sources.values():
+            held.enter_context(source.stored(item).held())
+        reference = evaluator.reference(item)
+        # Policies on the full prefill go first, while the cache holds it.
+        for variant, run_folder in sorted(runs, key=lambda run: run[0].selector is not None):
+            waiting.append((evaluator.begin(item, variant, reference), run_folder))
+            settle(evaluator, waiting)
 
 
 def settle(evaluator: Evaluator, waiting: Waiting, to_the_end: bool = False) -> None:
@@ -255,7 +266,7 @@ def warm_up(evaluator: Evaluator, item: Item, variants: list[Variant], warm: War
         if variant.selector:
             prefill = evaluator.fuse(item, variant, reference)[1]
         if variant.policy:
-            evaluator.follow_dropping(variant.policy, prefill, reference)
+            evaluator.answering.warm_up(variant.policy, prefill, reference)
     warm.update(todo)
 
 

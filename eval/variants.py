@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, get_type_hints
 
 from data.context import Context
 from eval.config import EvalConfig
 from eval.drops import Drops, make_policies
-from models import correctors, eviction, selectors
+from models import codecs, correctors, eviction, selectors
 from models.errors import UserError
 from models.extension import Extension, option_fields
 from models.registry import Built
 from stage.config import AUTO
-from stage.options import Option
+from stage.options import Option, options_of
+
+Where = tuple[str, str]  # what chunks are captured behind, and how they lie on disk
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Variant:
     corrector_code : hash of its source.
     context : what its chunks are captured behind, as ``CONTEXT`` names it; None for the full
         prefill.
+    codec : how they lie on disk, as ``CODEC`` names it.
     policy : None where no row leaves the cache.
     policy_code : hash of its source.
     """
@@ -43,8 +47,14 @@ class Variant:
     corrector: correctors.BaseCorrector | None = None
     corrector_code: str | None = None
     context: str | None = None
+    codec: str = codecs.NONE
     policy: eviction.BasePolicy | None = None
     policy_code: str | None = None
+
+    @property
+    def where(self) -> Where | None:
+        """Which KVs it reads; None for the full prefill."""
+        return (self.context, self.codec) if self.context else None
 
     @property
     def oracle(self) -> bool:
@@ -59,15 +69,17 @@ class Variant:
 
 
 def make_variants(config: EvalConfig) -> list[Variant]:
-    """Every method of ``REUSE`` at every rate with every policy of ``DROP``, each once.
+    """Every method of ``REUSE`` at every rate, under every codec, with every policy, each once.
 
     Raises
     ------
     UserError : an unknown method, corrector or option; two files of one name; or an option that no
-        chosen method or corrector has: it would change nothing.
+        chosen method or corrector has: it would change nothing; or one that is named on the line
+        and is both the command's and a method's.
     """
     found: dict[tuple[str, float | None], Variant] = {}
     drops = make_policies(config)
+    coded = list(dict.fromkeys(codecs.spec_of(codecs.build(codec)) for codec in config.codec))
     for name in config.reuse:
         if name == selectors.FULL_PREFILL:
             for variant in _dropping(Variant(name, None, None), drops):
@@ -76,10 +88,13 @@ def make_variants(config: EvalConfig) -> list[Variant]:
         selector = selectors.build(name, **config.method_options)
         context = selector.context if config.context == AUTO else config.context
         code = selectors.code_of(selector)
-        for corrector, corrector_code in make_correctors(config, selector).values():
-            spec = label(selector, corrector, context)
+        made = make_correctors(config, selector).values()
+        for (corrector, corrector_code), codec in product(made, coded):
+            spec = label(selector, corrector, context, codec)
             for rate in sorted(set(config.rate)) if selector.knows_rate else [None]:
-                plain = Variant(spec, selector, rate, code, corrector, corrector_code, context)
+                plain = Variant(
+                    spec, selector, rate, code, corrector, corrector_code, context, codec
+                )
                 for variant in _dropping(plain, drops):
                     there = found.setdefault((variant.spec, rate), variant)
                     if type(there.selector) is not type(selector):
@@ -89,6 +104,11 @@ def make_variants(config: EvalConfig) -> list[Variant]:
     parts = [(v.selector, v.corrector, v.policy) for v in found.values()]
     chosen: list[Extension] = [part for each in parts for part in each if part]
     known = {key for extension in chosen for key in extension.identity()}
+    for name in sorted(known & options_of(type(config)).keys() & config.given.keys()):
+        raise UserError(
+            f"{name.upper()}= is the command's own, and an option of one of REUSE, CORRECT or DROP "
+            f"has that name too: rename it in its file"
+        )
     for name in config.method_options:
         if name not in known:
             methods, named = " ".join(config.reuse), " ".join(config.correct)
@@ -103,9 +123,12 @@ def make_variants(config: EvalConfig) -> list[Variant]:
 
 
 def label(
-    selector: selectors.BaseSelector, corrector: correctors.BaseCorrector | None, context: str
+    selector: selectors.BaseSelector,
+    corrector: correctors.BaseCorrector | None,
+    context: str,
+    codec: str = codecs.NONE,
 ) -> str:
-    """A method as tables name it: ``prophet``, ``prophet + shift @ primed:256``."""
+    """A method as tables name it: ``prophet``, ``prophet + shift @ primed:256 [int8]``."""
     corrected = correctors.spec_of(corrector)
     own = Context.parse(selector.context)
     chosen = Context.parse(context)
@@ -113,6 +136,7 @@ def label(
         selectors.spec_of(selector)
         + ("" if corrected == selector.corrector else f" + {corrected}")
         + ("" if chosen == own else f" @ {chosen.label}")
+        + ("" if codec == codecs.NONE else f" [{codec}]")
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
@@ -22,16 +22,61 @@ class Command:
     """One command: what it is for, its ``main`` and its configuration, imported when it is called.
 
     ``more`` finds further options; ``announces`` says that it takes a model and a dataset, which
-    are remembered from call to call; ``places`` are variables that need no name.
+    are remembered from call to call; ``places`` are variables that need no name. A command with
+    ``actions`` has nothing else: the word that follows it (or ``ACTION=``) says which.
     """
 
     purpose: str
-    main: str
-    config: str
+    main: str = ""
+    config: str = ""
     more: str | None = None
     announces: bool = True
     places: tuple[str, ...] = ()
+    actions: Mapping[str, Command] = field(default_factory=dict)
 
+
+STORE = {
+    "ls": Command(
+        "bytes by model and dataset, and what sharing saves",
+        "store.listing:ls",
+        "store.config:StoreConfig",
+        announces=False,
+    ),
+    "stat": Command(
+        "each model's store in figures",
+        "store.listing:stat",
+        "store.config:StoreConfig",
+        announces=False,
+    ),
+    "verify": Command(
+        "read every chunk and manifest, and name those that are not as written",
+        "store.verify:verify",
+        "store.config:StoreConfig",
+        announces=False,
+    ),
+    "gc": Command(
+        "remove what nobody refers to and, above BYTES=, what was not used longest",
+        "store.gc:gc",
+        "store.config:GcConfig",
+        announces=False,
+    ),
+    "rm": Command(
+        "remove the references of DATASET's items",
+        "store.rm:rm",
+        "store.config:RmConfig",
+        announces=False,
+    ),
+    "export": Command(
+        "a dataset's KVs from one layout into the other (TO=item or TO=chunks); nothing is run",
+        "store.export:main",
+        "store.export:ExportConfig",
+    ),
+    "plan": Command(
+        "what keeping DATASET's chunks takes and saves, and after how many questions it pays",
+        "bench.plan:main",
+        "bench.plan:PlanConfig",
+    ),
+}
 
 COMMANDS = {
     "chunk": Command(
@@ -84,6 +129,11 @@ COMMANDS = {
         "eval.ppl.__main__:main",
         "eval.ppl.config:PplConfig",
         announces=False,
+    ),
+    "store": Command(
+        f"the store of chunks: {', '.join(STORE)}",
+        announces=False,
+        actions=STORE,
     ),
     "doctor": Command(
         "what this machine has and lacks, each lack with its remedy",
@@ -144,8 +194,11 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
         hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(COMMANDS)}"
         raise UserError(f"unknown command '{name}': {hint}")
     command = COMMANDS[name]
-    if {"-h", "--help"} & set(arguments):
-        print(manual(name))
+    helps = {"-h", "--help"} & set(arguments)
+    if command.actions and not (helps and len(arguments) == 1):
+        name, command, arguments = action(name, arguments)
+    if helps:
+        print(manual(name, command))
         return
     defaults = remembered() if command.announces and remembers else {}
     if command.announces:
@@ -168,6 +221,25 @@ def run(name: str, arguments: Sequence[str], by_make: bool = False, remembers: b
     _found(command.main)(config)
     if remembers:
         remember(config.model, config.dataset)
+
+
+def action(name: str, arguments: Sequence[str]) -> tuple[str, Command, list[str]]:
+    """The action that a command's arguments name, and the arguments without it.
+
+    Raises
+    ------
+    UserError : none is named, or one that there is not.
+    """
+    actions = COMMANDS[name].actions
+    words = _placed(arguments, ("ACTION",))
+    chosen = [word for word in words if word.startswith("ACTION=")]
+    said = chosen[0].removeprefix("ACTION=") if chosen else ""
+    if said not in actions:
+        near = difflib.get_close_matches(said, actions, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(actions)}"
+        told = f"'{said}' is no action" if said else "name what to do"
+        raise UserError(f"{told}: {hint}")
+    return f"{name} {said}", actions[said], [word for word in words if word != chosen[0]]
 
 
 def _placed(arguments: Sequence[str], places: Sequence[str]) -> list[str]:
@@ -217,9 +289,12 @@ def overview() -> str:
     )
 
 
-def manual(name: str) -> str:
-    """One command's variables, for people."""
-    command = COMMANDS[name]
+def manual(name: str, command: Command) -> str:
+    """One command's variables, or its actions, for people."""
+    if command.actions:
+        lines = [f"  {action:<8} {found.purpose}" for action, found in command.actions.items()]
+        ends = [f"kvfuse {name} ACTION --help lists an action's variables."]
+        return "\n".join([f"{name}: {command.purpose}", "", *lines, "", *ends])
     config_class = _found(command.config)
     parts = [f"{name}: {command.purpose}", "", "VARIABLE=value, or --variable value:", ""]
     parts.append(help_of(options_of(config_class).values()))

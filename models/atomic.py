@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -59,8 +60,21 @@ def writing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _temporary_name(name: str) -> str:
-    """Of this process alone: on two machines with one folder, pids may be equal."""
-    return f".{name}.{socket.gethostname()}.{os.getpid()}.tmp"
+    """Of this thread alone: on two machines with one folder, pids may be equal."""
+    return f".{name}.{socket.gethostname()}.{os.getpid()}.{threading.get_ident()}.tmp"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder last: after a power cut a rename may be lost without it.
+
+    Not every file system takes it, and none that refuses needs it.
+    """
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)
 
 
 @contextlib.contextmanager

@@ -44,14 +44,21 @@ def sources(module: str) -> frozenset[Path]:
     C++ sources count for the modules of their folder.
     """
     found: set[Path] = set()
-    pending = [module]
+    start = _path(module)
+    pending = [start] if start else []
     while pending:
-        path = _path(pending.pop())
-        if path is not None and path not in found:
+        path = pending.pop()
+        if path not in found:
             found.add(path)
             found.update(file for file in path.parent.iterdir() if file.suffix in (".cpp", ".h"))
-            pending += _imported(path.read_bytes())
+            pending += imports(path)
     return frozenset(found)
+
+
+def imports(path: Path) -> set[Path]:
+    """The files of this project that a file imports itself."""
+    found = map(_path, _imported(path.read_bytes()))
+    return {path for path in found if path is not None}
 
 
 def _path(module: str) -> Path | None:

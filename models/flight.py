@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,15 +64,17 @@ class Flight:
         ------
         UserError : some position is not in flight, or they are not sorted.
         """
-        rows = torch.searchsorted(self.positions, positions)
-        found = self.positions[rows.clamp_max(len(self.positions) - 1)]
-        if not bool((found == positions).all() & (rows[1:] > rows[:-1]).all()):
+        host = positions.cpu().numpy()
+        rows = np.searchsorted(self._host, host)
+        found = self._host[rows.clip(max=len(self._host) - 1)]
+        if (found != host).any() or (rows[1:] <= rows[:-1]).any():
             raise UserError(
                 "positions to go on with must be among those that ran below this layer, in order"
             )
         if len(positions) < len(self.positions):
-            self.hidden = self.hidden[:, rows]
-            self._prepare(positions)
+            kept = torch.from_numpy(rows).to(positions.device)
+            self.hidden = self.hidden[:, kept]
+            self._prepare(positions, host)
 
     def over(self, keys: Tensor, layers: int) -> Flight:
         """The same rows before the first layer, over some of the keys before them instead of all.
@@ -97,13 +100,18 @@ class Flight:
         flight._prepare(torch.arange(n, len(seen), device=keys.device))
         return flight
 
-    def _prepare(self, positions: Tensor) -> None:
-        """Places in every layer's cache, and rotary embeddings, of these rows."""
-        first, last = int(positions[0]), int(positions[-1])
+    def _prepare(self, positions: Tensor, host: np.ndarray | None = None) -> None:
+        """Places in every layer's cache, and rotary embeddings, of these rows.
+
+        ``host`` are the positions where they can be looked at: the one time that this waits for the
+        device, where it was not done before.
+        """
+        host = positions.cpu().numpy() if host is None else host
+        first, last = int(host[0]), int(host[-1])
         contiguous = last - first + 1 == len(positions)
-        self.positions = positions
+        self.positions, self._host = positions, host
         span = slice(first, last + 1) if contiguous else positions
-        self.places = places(self.cache, positions, span, self.n_keys, self.backend)
+        self.places = places(self.cache, positions, span, self.n_keys, self.backend, host)
         if self.modules.plans:
             for rows in {id(place.rows): place.rows for place in self.places}.values():
                 if isinstance(rows, FlashInferRows):

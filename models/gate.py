@@ -20,13 +20,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import correctors
+from models import codecs, correctors
 from models.attention import equivalence
+from models.chunks.store import ChunkStore
+from models.codecs import BaseCodec
 from models.engine import Engine, Prefill
 from models.finite import NotFinite
 from models.kv import store
 from models.kv.capture import capture
+from models.kv.chunked import ChunkedItem
 from models.kv.front import Fronts
+from models.kv.pieces import pieces
+from models.kv.store import StoredItem
 from models.modules import Modules
 from models.prompt import Prompt
 from models.selectors import make
@@ -95,7 +100,12 @@ class Gate:
 
 
 class _Stored:
-    """One prompt's KVs, on disk and read as an evaluation reads them: cold once, then ready."""
+    """One prompt's KVs, on disk and read as an evaluation reads them: cold once, then ready.
+
+    Parameters
+    ----------
+    codec : of chunks in a store; None keeps the item in a file.
+    """
 
     def __init__(
         self,
@@ -104,14 +114,21 @@ class _Stored:
         sink: Sequence[int],
         fronts: Sequence[tuple[int, ...]],
         folder: Path,
+        codec: BaseCodec | None,
     ) -> None:
         self.engine, self.prompt = engine, prompt
         modules = engine.modules
         meta = store.describe(modules, prompt, model="", weights="", tokenizer="", chunking={})
-        before = Fronts(modules).of(fronts)
-        store.write(folder, capture(modules, prompt, sink, fronts=before), meta)
-        self.item = store.StoredItem(folder, meta, "make gate")
-        self.read = self.item.cold
+        captured = capture(modules, prompt, sink, fronts=Fronts(modules).of(fronts))
+        self.item: StoredItem | ChunkedItem
+        if codec is None:
+            store.write(folder, captured, meta)
+            self.item = StoredItem(folder, meta, "make gate")
+        else:
+            chunks, segments = ChunkStore(folder / "chunks"), pieces(prompt, sink, fronts)
+            self.item = ChunkedItem(chunks, "gate/item", meta, segments, codec, "make gate")
+            self.item.put_all(captured.kv)
+        self.read: Any = self.item.cold
 
     def fuse(self, method: str, corrector: str, rate: float) -> Outcome:
         """Logits of a fused prefill, and its greedy answer."""
@@ -130,7 +147,11 @@ class _Stored:
 
 
 def run(
-    engine: Engine, prompt: Prompt, sink: Sequence[int], fronts: Sequence[tuple[int, ...]] = ()
+    engine: Engine,
+    prompt: Prompt,
+    sink: Sequence[int],
+    fronts: Sequence[tuple[int, ...]] = (),
+    codec: BaseCodec | None = None,
 ) -> Gate:
     """Run gates 1 to 3 on one item, cut to ``MAX_TOKENS`` tokens of documents.
 
@@ -140,7 +161,11 @@ def run(
     ----------
     sink : tokens put in front of a chunk that is captured alone. fronts : those instead of it, see
         :func:`models.kv.capture.capture`.
+    codec : of chunks in a store; None keeps an item in a file. Gate 1 goes through it. In the
+        others chunks lie as they are: what is cached under a codec is not what the full prefill
+        has, and selectors that run the lowest layers for all tokens put some of it right.
     """
+    plain = codec and codecs.build(codecs.NONE)
     prompt = shorten(prompt)
     merged = Prompt.join(
         [], [prompt.ids[: prompt.question[0]]], prompt.ids[slice(*prompt.question)]
@@ -165,12 +190,16 @@ def run(
     with TemporaryDirectory(prefix="kvfuse-gate-") as folder:
 
         @cache
+        def coded() -> _Stored:
+            return _Stored(engine, prompt, sink, fronts, Path(folder) / "coded", codec)
+
+        @cache
         def parts() -> _Stored:
-            return _Stored(engine, prompt, sink, fronts, Path(folder) / "parts")
+            return _Stored(engine, prompt, sink, fronts, Path(folder) / "parts", plain)
 
         @cache
         def whole() -> _Stored:
-            return _Stored(engine, merged, sink, fronts, Path(folder) / "whole")
+            return _Stored(engine, merged, sink, fronts, Path(folder) / "whole", plain)
 
         @cache
         def full() -> Outcome:
@@ -180,7 +209,7 @@ def run(
             check(
                 "r = 1 equals full prefill",
                 full,
-                (parts().fuse(*method, 1.0) for method in METHODS),
+                (coded().fuse(*method, 1.0) for method in METHODS),
             ),
             check(
                 "one chunk, any r equals full prefill",

@@ -24,6 +24,7 @@ class Modules:
     ----------
     backend : what attends, in everything that is run on these modules.
     plans : attention of scattered rows is planned before their first layer, see `models.tuning`.
+    tile : rows that are chosen fill whole tiles of so many with the question's; 1: as they come.
 
     Raises
     ------
@@ -35,6 +36,7 @@ class Modules:
         self.model = model
         self.config = model.config
         self.plans = False
+        self.tile = 1
         self.family = family = FAMILIES[model.config.model_type](model)
         self.layers: Any = family.layers
         self.embed: nn.Module = family.embed

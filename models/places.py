@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from models.attention.masked import Rows
@@ -32,7 +33,12 @@ class Place:
 
 
 def places(
-    cache: FusedCache, positions: Tensor, span: Slots, n_keys: int, backend: str
+    cache: FusedCache,
+    positions: Tensor,
+    span: Slots,
+    n_keys: int,
+    backend: str,
+    host: np.ndarray | None = None,
 ) -> list[Place]:
     """A place in every layer; layers from which as many rows were evicted share one.
 
@@ -40,22 +46,25 @@ def places(
     ----------
     positions : ``[R]`` sorted. span : the same as a slice, where they follow each other.
     n_keys : tokens that the rows see at most, those that were evicted counted.
+    host : the positions on the host, where they are there already.
 
     Raises
     ------
     ValueError : a position lies among the ones of which some were evicted: there is no slot for it.
     """
+    host = positions.cpu().numpy() if host is None else host
     made: dict[int, Place] = {}
     for layer in cache.layers:
         shift = layer.shift
-        if layer.kept is not None and int(positions[0]) + shift < layer.kept.shape[1]:
-            raise ValueError(f"position {int(positions[0])} lies among evicted ones")
+        if layer.kept is not None and int(host[0]) + shift < layer.kept.shape[1]:
+            raise ValueError(f"position {host[0]} lies among evicted ones")
         if shift not in made:
             moved = positions + shift if shift else positions
             slots = (
                 slice(span.start + shift, span.stop + shift) if isinstance(span, slice) else moved
             )
-            made[shift] = Place(slots, n_keys + shift, rows_for(backend, moved, n_keys + shift))
+            rows = rows_for(backend, moved, n_keys + shift, host + shift)
+            made[shift] = Place(slots, n_keys + shift, rows)
     return [made[layer.shift] for layer in cache.layers]
 
 

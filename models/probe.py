@@ -14,6 +14,7 @@ from models.kv.cache import FusedCache
 from models.modules import Modules
 from models.prompt import Headers, Prompt
 from models.truth import Truth
+from models.tuning import whole_tiles
 
 NO_HEADERS = Headers()
 
@@ -84,7 +85,8 @@ class Probe:
     ----------
     item_id : the item's name, for selectors that are told positions.
     prompt : the item's ids and spans.
-    rate, budget : ``r``, and ``k``, how many document positions may be recomputed.
+    rate, budget : ``r``, and ``k``, how many document positions may be recomputed; fewer than
+        ``r`` says where rows are to fill whole tiles, see :mod:`models.tuning`.
     candidates : ``[|S|]`` document positions, sorted.
     generator : seeded by run and item; for controls.
     headers : what stood in front of the chunks when they were captured.
@@ -109,7 +111,9 @@ class Probe:
         self.headers = headers
         self.prompt = prompt
         self.rate = rate
-        self.budget = prompt.budget(rate)
+        first, end = prompt.documents
+        question = prompt.question[1] - prompt.question[0]
+        self.budget = whole_tiles(prompt.budget(rate), end - first, question, modules.tile)
         self.device = modules.device
         self.n_layers = len(modules.layers)
         self.scale = modules.scale

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import torch
 
-PARTS = ("load", "transfer", "rotate", "select", "recompute", "correct", "head")
+PARTS = ("load", "decode_kv", "transfer", "rotate", "select", "recompute", "correct", "head")
 
 
 def synchronize(device: torch.device) -> None:
@@ -37,6 +37,7 @@ class Stopwatch:
         self.parts = dict.fromkeys(PARTS, 0.0)
         self._events: list[tuple[str, torch.cuda.Event, torch.cuda.Event]] = []
         self._cuts: list[tuple[str, torch.cuda.Event]] = []
+        self._charged = 0.0  # ms, aside so far
         synchronize(device)
         self._start = self._last = time.perf_counter()
         if self.by_events:
@@ -57,7 +58,7 @@ class Stopwatch:
             synchronize(self.device)
         now = time.perf_counter()
         for aside, start, end in self._events:
-            self._charge(aside, start.elapsed_time(end))
+            self.charge(aside, start.elapsed_time(end))
         self._events.clear()
         self.parts[part] += (now - self._last) * 1e3
         self._last = now
@@ -77,14 +78,17 @@ class Stopwatch:
             self._events.append((part, start, end))
         else:
             synchronize(self.device)
-            begun = time.perf_counter()
+            begun, before = time.perf_counter(), self._charged
             yield
             synchronize(self.device)
-            self._charge(part, (time.perf_counter() - begun) * 1e3)
+            within = self._charged - before  # what was aside in here is not this part's
+            self.charge(part, (time.perf_counter() - begun) * 1e3 - within)
 
-    def _charge(self, part: str, ms: float) -> None:
+    def charge(self, part: str, ms: float) -> None:
+        """Charge time since the last cut to ``part``, and not to the part whose cut comes next."""
         self.parts[part] += ms
         self._last += ms / 1e3
+        self._charged += ms
 
     def _cut(self, part: str) -> None:
         event = torch.cuda.Event(enable_timing=True)

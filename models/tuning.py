@@ -14,8 +14,26 @@ SWITCHES = {
     "events": "parts of a TTFT are told by events on the device: the host waits once, at the end",
     "plan": "attention of scattered rows is planned before the first layer instead of within it",
     "graph": "a token is decoded by replaying a CUDA graph",
+    "tiles": "fewer rows are recomputed, so that they fill whole tiles of the products' kernels",
     "compile": "norms and MLPs run as torch.compile makes them",
 }
+# Rows of a tile of the usual half-precision kernels. Products over a few rows more take as long as
+# over a whole tile more, or over a whole wave of them, one for every processor of the GPU.
+TILE = 128
+
+
+def whole_tiles(budget: int, size: int, others: int, tile: int) -> int:
+    """The most rows within a budget that, with others that run too, fill whole tiles.
+
+    The budget itself where all rows are wanted, or where not even one tile is filled.
+
+    Parameters
+    ----------
+    budget : rows that may be chosen, of ``size``. others : rows that are run beside them.
+    tile : rows of a tile; 1 cuts nothing.
+    """
+    cut = (budget + others) // tile * tile - others
+    return budget if budget == size or cut < 1 else cut
 
 
 def check(names: Collection[str]) -> frozenset[str]:

@@ -12,10 +12,13 @@ from data.context import FORMS, Context
 from data.dataset import Dataset
 from data.sources.own import OwnOptions
 from models import tuning
+from models.chunks.sizes import parsed
 from models.errors import UserError
 from models.load import source
 from stage.options import option, options_of
 
+LAYOUTS = ("item", "chunks")
+UNCODED = "none"  # of CODEC: KVs as they are
 AUTO = "auto"  # of CONTEXT and CORRECT: what each method has as published
 
 MODEL, DATASET = "smollm2-135m", "2wikimqa"
@@ -109,7 +112,7 @@ class MachineOptions:
         "auto", "attention: auto, native, blocked, sdpa, flashinfer[:single|:paged|:paged-fa3]"
     )
     threads: int | None = option(None, "CPU threads (PyTorch's choice)")
-    fast: list[str] = option([], "GPU switches, see docs/gpu.md: events, plan, graph, compile")
+    fast: list[str] = option([], f"GPU switches, see docs/gpu.md: {', '.join(tuning.SWITCHES)}")
 
     def check_threads(self) -> None:
         """Raise UserError for more threads than this machine has cores."""
@@ -125,6 +128,13 @@ class ModelConfig(MachineOptions, InputsConfig):
     context: str = option(
         AUTO, f"what a chunk is captured behind: each method's own (auto), {FORMS}"
     )
+    store: str | None = option(
+        None, "item (default): a file an item; chunks: every chunk once, whoever holds it"
+    )
+    codec: list[str] = option(
+        [UNCODED], "how KVs lie in STORE=chunks: none, bf16, int8, int4, ...; or several"
+    )
+    cache: str = option("20GB", "of a KVS=URL: room on this machine for what is fetched (20GB)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -132,6 +142,21 @@ class ModelConfig(MachineOptions, InputsConfig):
         tuning.check(self.fast)
         if self.context != AUTO:
             Context.parse(self.context)
+        parsed(self.cache, "CACHE")
+        if self.store not in (None, *LAYOUTS):
+            raise UserError(f"STORE={self.store} is unknown: give {' or '.join(LAYOUTS)}")
+        coded = [name for name in self.codec if name != UNCODED]
+        if coded and self.store == "item":
+            raise UserError(
+                f"CODEC={coded[0]} needs STORE=chunks: a file of a whole item holds KVs as they are"
+            )
+        if "://" in self.kvs and self.layout == "item":
+            raise UserError(f"KVS={self.kvs}: a URL needs STORE=chunks")
+
+    @property
+    def layout(self) -> str:
+        """How KVs are kept: ``item`` or ``chunks``, which a codec implies."""
+        return self.store or ("item" if self.codec == [UNCODED] else "chunks")
 
 
 @dataclass

@@ -19,6 +19,10 @@ class Ledger:
     """
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was charged, and begin now."""
         self.seconds = dict.fromkeys(PARTS[:-1], 0.0)
         self.items = 0
         self._start = time.perf_counter()

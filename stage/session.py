@@ -16,11 +16,18 @@ from data import inputs
 from data.context import Context
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
+from models import codecs
 from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
+from models.chunks.sizes import parsed
+from models.chunks.store import CHUNKS, ChunkStore, folder_of
+from models.codecs import BaseCodec
 from models.engine import Engine
 from models.errors import UserError
-from models.kv import store
+from models.kv.chunked import ChunkedItem
+from models.kv.format import describe
+from models.kv.pieces import pieces
+from models.kv.store import StoredItem
 from models.load import remembered
 from models.load.remembered import Known
 from models.load.settings import (
@@ -31,7 +38,7 @@ from models.load.settings import (
     pick_device,
     pick_dtype,
 )
-from models.load.source import ModelSource, fetch, resolve
+from models.load.source import ModelSource, cache_dir, fetch, resolve
 from models.load.tokenizer import encode, fingerprint, load_tokenizer
 from models.prompt import Headers
 from models.sealed import digest
@@ -44,6 +51,9 @@ if TYPE_CHECKING:
     from models.load.weights import LoadedModel
 
 OWN_CONTEXT = selector_class(METHOD).context  # the default method's
+
+
+Stored = StoredItem | ChunkedItem
 
 
 @dataclass(frozen=True)
@@ -177,6 +187,15 @@ class Session:
         """The same, with chunks that are captured behind something else."""
         return replace(self, config=replace(self.config, context=context))
 
+    def under(self, codec: str) -> Session:
+        """The same, with chunks that lie under one codec; its layout stays."""
+        return replace(self, config=replace(self.config, codec=[codec], store=self.config.layout))
+
+    @cached_property
+    def codec(self) -> BaseCodec:
+        """How chunks lie on disk; the first where several are named."""
+        return codecs.build(self.config.codec[0])
+
     @cached_property
     def fronts(self) -> dict[str, tuple[tuple[int, ...], ...]]:
         """Tokens in front of each item's segments, by item id, see :meth:`Context.fronts`.
@@ -220,7 +239,7 @@ class Session:
         """The meta that this item's KV files must have."""
         fronts = self.fronts[item.id]
         behind = {"front": digest(fronts)} if fronts else {}
-        return store.describe(
+        return describe(
             self.engine.modules,
             item.prompt,
             model=self.source.name,
@@ -239,15 +258,46 @@ class Session:
         chosen = changed(self.config) | self.inputs.meta.recipe.generation
         if self.context != Context.parse(OWN_CONTEXT):
             chosen["context"] = asdict(self.context)
+        if self.config.codec[0] != codecs.NONE:
+            chosen["codec"] = codecs.spec_of(self.codec)
         auto = pick_dtype("auto", pick_device(self.config.device))
         if self.weights.dtype != auto:
             chosen["dtype"] = self.weights.dtype_name
         suffix = f"-{digest(chosen)[:6]}" if chosen else ""
-        return Path(self.config.kvs) / self.source.name / f"{self.dataset.name}{suffix}"
+        here = folder_of(self.config.kvs)
+        # Of a remote's items nothing lies here but the locks of those that are being built.
+        root = here or cache_dir() / "building" / digest(self.config.kvs)[:16]
+        return root / self.source.name / f"{self.dataset.name}{suffix}"
+
+    @property
+    def kv_place(self) -> str:
+        """The same for people: a folder or a URL."""
+        return f"{self.config.kvs.rstrip('/')}/{self.source.name}/{self.kv_root.name}"
 
     def folder(self, item: Item) -> Path:
         """Where one item's KV files lie."""
         return self.kv_root / f"item_{item.id}"
+
+    @cached_property
+    def chunks(self) -> ChunkStore:
+        """The store of the model's chunks."""
+        root = self.config.kvs.rstrip("/")
+        room = parsed(self.config.cache, "CACHE")
+        return ChunkStore(f"{root}/{self.source.name}/{CHUNKS}", room=room)
+
+    def stored(self, item: Item, scores: Sequence[str] = ()) -> Stored:
+        """One item's KVs, where they lie; ``scores`` is what a remedy must build beside them."""
+        remedy = self.precompute_command(scores)
+        if self.config.layout == "item":
+            return StoredItem(self.folder(item), self.expected(item), remedy)
+        return ChunkedItem(
+            self.chunks,
+            f"{self.kv_root.name}/item_{item.id}",
+            self.expected(item),
+            pieces(item.prompt, self.inputs.sink, self.fronts[item.id]),
+            self.codec,
+            remedy,
+        )
 
     def precompute_command(self, scores: Sequence[str]) -> str:
         """What rebuilds these KV files and scores.
@@ -255,8 +305,12 @@ class Session:
         All datasets are named as they were: a name of its own or an option that goes with another
         of them need not stand alone.
         """
-        context = None if self.config.context == AUTO else self.config.context
-        return self.config.command("precompute", context=context, **dict.fromkeys(scores, 1))
+        config = self.config
+        context = None if config.context == AUTO else config.context
+        store = None if config.layout == "item" else config.layout
+        codec = None if config.codec == [codecs.NONE] else " ".join(config.codec)
+        chosen = {"context": context, "store": store, "codec": codec}
+        return config.command("precompute", **chosen, **dict.fromkeys(scores, 1))
 
 
 def changed(config: InputsConfig) -> dict[str, Any]:
@@ -286,6 +340,8 @@ def begin(config: ModelConfig, find: Find) -> Iterator[Session]:
     ------
     UserError : the model cannot be had.
     """
+    for codec in config.codec:
+        codecs.build(codec)  # an unknown one is told before anything slow
     if config.threads:
         torch.set_num_threads(config.threads)
     unloaded = Unloaded.find(config.model)

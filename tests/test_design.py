@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = ("models", "data", "stage", "chunk", "precompute", "eval", "bench", "kvfuse")
+ROOMS = ("models", "data", "stage", "chunk", "precompute", "store", "eval", "bench", "kvfuse")
 
 
 def test_every_file_stands_in_the_map_and_nothing_else():

@@ -10,6 +10,7 @@ from kvfuse.__main__ import COMMANDS
 from models import correctors, selectors
 from models.gate import reader
 from models.kv.capture import capture
+from models.selectors.spec import SELECTORS
 from tests.conftest import random_prompt
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,8 @@ def test_the_readme_is_short():
     assert len(README.splitlines()) <= 200
 
 
-def test_the_python_example_runs(capsys):
+def test_the_python_example_runs(capsys, monkeypatch):
+    monkeypatch.setattr(SELECTORS, "_registered", {})  # what it registers stays in here
     (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     exec(compile(code, "README.md", "exec", dont_inherit=True), {"__name__": "example"})
     lines = capsys.readouterr().out.splitlines()

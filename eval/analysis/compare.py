@@ -12,6 +12,7 @@ from eval.analysis.measures import (
     MEASURES,
     Measure,
     Results,
+    codec,
     column,
     corrector,
     drop,
@@ -42,7 +43,7 @@ def differences(
 ) -> Compared:
     """Differences of every run to the full prefill, the random control and the best, at its rate.
 
-    The control has the corrector and the policy of the run that is compared with it.
+    The control has the corrector, policy and codec of the run that is compared with it.
 
     ``best`` has, measure by measure, the best mean (of TTFT, the best median) of all runs but the
     full prefill and the oracles, at the same rate or without one. Methods without a rate are
@@ -133,8 +134,11 @@ def _by_rate(results: Results) -> list[tuple[float | None, list[int]]]:
 
 def _pairs(results: Results, place: int, peers: Sequence[int]) -> list[Pair]:
     """All that a run is compared with, measure by measure."""
-    ours = corrector(results[place]), drop(results[place])
-    with_same = [i for i in peers if (corrector(results[i]), drop(results[i])) == ours]
+
+    def beside(result: dict[str, Any]) -> tuple[str, ...]:
+        return corrector(result), drop(result), codec(result)
+
+    with_same = [i for i in peers if beside(results[i]) == beside(results[place])]
     controls = [i for i in with_same if selector(results[i]).partition(":")[0] == "random"][:1]
     found = []
     for name, measure in MEASURES.items():

@@ -56,7 +56,7 @@ def method(result: dict[str, Any]) -> str:
 
 def selector(result: dict[str, Any]) -> str:
     """The method's selector by itself, options included: what it chooses no corrector changes."""
-    return method(result).partition(" + ")[0].partition(" @ ")[0]
+    return method(result).partition(" + ")[0].partition(" @ ")[0].partition(" [")[0]
 
 
 def corrector(result: dict[str, Any]) -> str:
@@ -67,6 +67,11 @@ def corrector(result: dict[str, Any]) -> str:
 def drop(result: dict[str, Any]) -> str:
     """The policy of a run, ``none`` where all rows stay in the cache."""
     return str(result["config"].get("drop", "none"))
+
+
+def codec(result: dict[str, Any]) -> str:
+    """The codec that a run's KVs lay under, ``none`` where they lay as they are."""
+    return str(result["config"].get("codec") or "none")
 
 
 def require_same_items(results: Results) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.analysis.measures import Results, at, method, rate, rates, selector
+from eval.analysis.measures import Results, at, codec, method, rate, rates, selector
 
 
 def decode(selected: str, documents: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def matrix(results: Results, wanted: float) -> dict[str, Any]:
         and all(item.get("selected") is not None for item in result["items"])
     ]
     # A corrector changes no choice: of a selector's runs over the same KVs one is enough.
-    chosen_by = [(selector(run), run["config"].get("context")) for run in runs]
+    chosen_by = [(selector(run), run["config"].get("context"), codec(run)) for run in runs]
     runs = [run for i, run in enumerate(runs) if chosen_by[i] not in chosen_by[:i]]
     masks = [
         [decode(item["selected"], item["documents"]) for item in result["items"]] for result in runs

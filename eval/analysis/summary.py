@@ -93,6 +93,7 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         "select_ms": _median([part["select"] for part in ready_parts]),
         "correct_ms": _median([part["correct"] for part in ready_parts]),
         "load_ms": _median(column("load_ms")),
+        "stored_bytes_per_token": _per_token(records),
         "answers_kept": sum(record["answer_kept"] for record in records),
         "full_prefill_ms": spread(full, seed),
         "speedup": {
@@ -124,6 +125,13 @@ def tpot_parts(
         return None
     chosen = middle([total for _, total in known])
     return {name: float(np.mean([known[i][0][name] for i in chosen])) for name in known[0][0]}
+
+
+def _per_token(records: Sequence[dict[str, Any]]) -> float | None:
+    """Bytes on disk of a token's KVs; records of earlier versions do not tell them."""
+    sizes = [record.get("stored_bytes") for record in records]
+    known = [size for size in sizes if size is not None]
+    return sum(known) / sum(r["tokens"] for r in records) if len(known) == len(records) else None
 
 
 def _mean(values: Sequence[float]) -> float | None:

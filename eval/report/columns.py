@@ -59,6 +59,33 @@ CONTEXT = Column(
     "behind: what each chunk was captured behind",
     lambda row: bool(row["context"]),
 )
+
+
+def _coded(row: Row) -> bool:
+    return row["codec"] not in (None, "none")
+
+
+CODEC = Column(
+    "codec",
+    "<",
+    lambda row: row["codec"] or "-",
+    "codec: how KVs of documents lie on disk",
+    _coded,
+)
+STORED = Column(
+    "B/token",
+    ">",
+    lambda row: show(row["stored_bytes_per_token"], 0),
+    "B/token: bytes on disk of a token's keys and values, the prompt over",
+    _coded,
+)
+LOAD = Column(
+    "load ms",
+    ">",
+    lambda row: show(row["load_ms"], 0),
+    "load: reading KVs from disk and decoding them, before the first method",
+    _coded,
+)
 RATE = Column("rate", ">", lambda row: "" if row["rate"] is None else f"{row['rate']:g}")
 SPEEDUP = Column("speed-up", ">", lambda row: show(row["speedup_ready"], 2, "x"), SPEED)
 SPEEDUP_COLD = Column(
@@ -145,6 +172,10 @@ DECIDES = Column(
 AFTER = (TPOT, EVICT, KV)
 QUALITY = (KL_FIRST, KL_ANSWER, AGREE, DECIDES, SCORE, INTERVAL, RETENTION, ANSWERED)
 RUNS = (
-    RUN, CONTEXT, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT, *AFTER, *QUALITY,
+    RUN, CONTEXT, CODEC, STORED, SPEEDUP, SPEEDUP_COLD, LIMIT, TTFT, TTFT_COLD, SELECT, CORRECT,
+    *AFTER, *QUALITY,
 )  # fmt: skip
-POINTS = (METHOD, CONTEXT, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *AFTER, *QUALITY)
+POINTS = (
+    METHOD, CONTEXT, CODEC, STORED, LOAD, RATE, SPEEDUP, LIMIT, TTFT, SELECT, CORRECT, *AFTER,
+    *QUALITY,
+)  # fmt: skip

@@ -18,9 +18,9 @@ SHOWN = (("random", "score"), ("random", "kl_mean"), ("no", "score"), ("best", "
 DIGITS = {"score": 1, "kl_mean": 3}
 DIFFERENCES = (
     "method - other, item by item, with its 95% interval ({resamples:,} paired bootstraps over {n} "
-    "items). random: the control of the same rate and corrector; no: the full prefill; best: the "
-    "method whose mean KL is the smallest here, which flatters it a little. KL: nats along the "
-    "full prefill's answer, less is better."
+    "items). random: the control of the same rate, corrector and codec; no: the full prefill; "
+    "best: the method whose mean KL is the smallest here, which flatters it a little. KL: nats "
+    "along the full prefill's answer, less is better."
 )
 CLAIMS = (
     "p: how often a difference as large comes about if it does not matter which of the two an item "

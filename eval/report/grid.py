@@ -16,7 +16,7 @@ from eval.report.figures import Report, report
 SHOWN = (("random", "kl_mean"), ("random", "score"))
 COLUMNS = (*POINTS, *(verdict(role, measure) for role, measure in SHOWN))
 VERSUS = (
-    "vs random: the control of the same rate and corrector, on the same items; KL along the "
+    "vs random: the control of the same rate, corrector and codec, on the same items; KL along the "
     "answer, less is better. better and worse are claims, where p < 0.05; ~: not told apart"
 )
 

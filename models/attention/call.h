@@ -4,6 +4,7 @@
 
 #include "lanes.h"
 
+#include <algorithm>
 #include <cfloat>
 #include <cmath>
 #include <vector>
@@ -12,6 +13,7 @@ namespace {
 
 constexpr int BLOCK = 128;  // keys whose scores are held at once
 constexpr int TILE = VECTORS * LANES;
+constexpr i64 PART = 512;   // keys that are attended in one go; the parts are then merged
 constexpr int FEW_HEADS = 8;  // up to so many, one row is faster with dimensions along the lanes
 constexpr float LOWEST = -FLT_MAX, LOG2_E = 1.44269504f;
 
@@ -78,6 +80,18 @@ void merge(const Call& call, float* sums, const float* next, i64 width) {
             store(to + d, mul_add(load(from + d), take, load(to + d) * keep));
         store(to + weight, mul_add(load(from + weight), take, load(to + weight) * keep));
         store(to + most, top);
+    }
+}
+
+// attend(from, to, into) for one part of keys [begin, end) after the other, merged into `sums`, which
+// has room for two.
+template <class F>
+inline void in_parts(const Call& call, i64 begin, i64 end, i64 width, float* sums, F attend) {
+    float* next = sums + (call.dim + 2) * width;
+    attend(begin, std::min(begin + PART, end), sums);
+    for (i64 k = begin + PART; k < end; k += PART) {
+        attend(k, std::min(k + PART, end), next);
+        merge(call, sums, next, width);
     }
 }
 

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -67,6 +68,7 @@ class FlashInferRows:
 
     Parameters
     ----------
+    host : the positions on the host, where they are there already.
     form : how scattered rows are attended. ``single``: one request under one packed mask.
         ``paged``: blocks of rows that share the prompt's pages. ``paged-fa3``: the same, blocks'
         common keys by Hopper's kernels. None: ``single`` or ``paged``, by their number.
@@ -77,11 +79,17 @@ class FlashInferRows:
         follow each other.
     """
 
-    def __init__(self, positions: Tensor, n_keys: int, form: str | None = None) -> None:
+    def __init__(
+        self,
+        positions: Tensor,
+        n_keys: int,
+        form: str | None = None,
+        host: np.ndarray | None = None,
+    ) -> None:
         import flashinfer
 
         self.library: Any = flashinfer
-        host = positions.cpu().numpy()
+        host = positions.cpu().numpy() if host is None else host
         self.visible = int(host[-1]) + 1
         if self.visible > n_keys:
             raise ValueError(f"a row at position {self.visible - 1} has only {n_keys} keys")

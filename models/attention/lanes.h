@@ -67,6 +67,27 @@ inline Floats load_half(const void* p) {
 #error "AVX-512 or AVX2 with FMA is needed"
 #endif
 
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+inline __m256 folded(Floats x) {
+    return _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps(x, 1));
+}
+#else
+inline __m256 folded(Floats x) { return x; }
+#endif
+
+// The sums over the lanes of eight registers.
+inline void totals(const Floats (&x)[8], float* out) {
+    __m256 four[2];
+    for (int i = 0; i < 2; i++) {
+        const __m256 a = _mm256_hadd_ps(folded(x[4 * i]), folded(x[4 * i + 1]));
+        const __m256 b = _mm256_hadd_ps(folded(x[4 * i + 2]), folded(x[4 * i + 3]));
+        four[i] = _mm256_hadd_ps(a, b);
+    }
+    const __m256 low = _mm256_permute2f128_ps(four[0], four[1], 0x20);
+    const __m256 high = _mm256_permute2f128_ps(four[0], four[1], 0x31);
+    _mm256_storeu_ps(out, _mm256_add_ps(low, high));
+}
+
 constexpr float SMALLEST = -126;  // a power of two that no sum of weights notices
 
 // 2^x for x <= 0, NaN for NaN. The polynomials are minimax on [-1/2, 1/2], the fine one among

@@ -1,4 +1,4 @@
-"""The C++ kernel as a library: compiled once for this machine, kept, checked before it is used."""
+"""C++ kernels as libraries: compiled once for this machine, kept, and checked before use."""
 
 from __future__ import annotations
 
@@ -40,22 +40,27 @@ class Unavailable(Exception):
     """Why there is no kernel, with the remedy, in one line."""
 
 
-def load() -> ctypes.CDLL:
+def load(source: Path | None = None) -> ctypes.CDLL:
     """The library for this CPU, compiler and source; compiled where it is not there or damaged.
+
+    Parameters
+    ----------
+    source : the file to compile, the attention kernel's where not given. It may include headers of
+        its folder, and of this one.
 
     Raises
     ------
     Unavailable : another kind of CPU, no compiler, one that fails, a folder that cannot be written.
     """
-    folder = cache_dir() / "native"
-    path = folder / f"attention-{_key()}.so"
+    source = source or SOURCE
+    path = cache_dir() / "native" / f"{_name(source)}-{_key(source)}.so"
     if not _is_whole(path):
         print(
-            f"compiling the attention kernel for this CPU, once, a few seconds -> {path}",
+            f"compiling the {_name(source)} kernel for this CPU, once, a few seconds -> {path}",
             file=sys.stderr,
             flush=True,
         )
-        _compile(path)
+        _compile(source, path)
     before = _openmp_runtimes()
     try:
         library = ctypes.CDLL(str(path))
@@ -81,13 +86,19 @@ def _version() -> str:
     return _run([COMPILER, "--version"]).stdout.partition("\n")[0]
 
 
+def _name(source: Path) -> str:
+    """What a kernel does, in a word."""
+    return "attention" if source == SOURCE else source.stem
+
+
 @cache
-def _key() -> str:
+def _key(source: Path) -> str:
     """16 hex over all that the compiled library depends on."""
     lacks = NEEDED - set(_cpu()[1].split())
     if platform.machine() not in ("x86_64", "AMD64") or lacks:
         raise Unavailable("it is written for x86 CPUs with AVX-512, or AVX2 and FMA")
-    sources = [path.read_text("utf-8") for path in (SOURCE, *sorted(SOURCE.parent.glob("*.h")))]
+    headers = sorted({*source.parent.glob("*.h"), *SOURCE.parent.glob("*.h")})
+    sources = [path.read_text("utf-8") for path in (source, *headers)]
     parts = (*sources, _version(), " ".join(FLAGS), *_cpu())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
@@ -102,11 +113,11 @@ def _cpu() -> tuple[str, str]:
     return name[1] if name else "", flags[1] if flags else ""
 
 
-def _compile(path: Path) -> None:
+def _compile(source: Path, path: Path) -> None:
     """Compile to a folder aside; what is kept is the library with its digest behind it."""
     with tempfile.TemporaryDirectory(prefix="kvfuse-native-") as folder:
-        target = Path(folder) / "attention.so"
-        _run([COMPILER, *FLAGS, str(SOURCE), "-o", str(target)])
+        target = Path(folder) / "kernel.so"
+        _run([COMPILER, *FLAGS, str(source), "-o", str(target)])
         try:
             content = target.read_bytes()
         except OSError as error:

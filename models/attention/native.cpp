@@ -12,7 +12,6 @@
 
 namespace {
 
-constexpr i64 PART = 512;      // keys that are attended in one go; the parts are then merged
 constexpr i64 FEW_TILES = 16;  // fewer than these have their parts attended by several threads
 constexpr i64 PIECE = 512;     // keys that are prepared at once
 
@@ -144,17 +143,10 @@ void run(const Call& call, int threads) {
                 value = prepared.rows(prepared.value, head, tile.segment);
                 if (A::DEPTH == 1) key = prepared.rows(prepared.key, head, tile.segment);
             }
-            auto attend_part = [&](i64 k, float* to) {
-                const i64 end = std::min(k + PART, tile.visible);
-                attend(call, tile, head, key, value, k, end, scratch, to);
-            };
-            attend_part(cuts ? (part - first_part[t]) * PART : 0, sums);
-            if (cuts) continue;
-            for (i64 k = PART; k < tile.visible; k += PART) {
-                attend_part(k, sums + size);
-                merge(call, sums, sums + size, tile.width());
-            }
-            finish(call, tile, head, sums);
+            const i64 begin = cuts ? (part - first_part[t]) * PART : 0;
+            const i64 end = cuts ? std::min(begin + PART, tile.visible) : tile.visible;
+            attend(call, tile, head, key, value, begin, end, scratch, sums);
+            if (!cuts) finish(call, tile, head, sums);
         }
         if (cuts) {
 #pragma omp barrier

@@ -75,16 +75,12 @@ void average_row(const float (&weights)[H][BLOCK], const float (&fade)[H], const
         for (int w = 0; w < W; w++) store(averages + h * dim + d + w * LANES, part[w][h]);
 }
 
-// What attend_tile does, for the H heads of one row, into [dim + 2][LANES].
+// What attend_keys does, for the H heads of one row, into [dim + 2][LANES].
 template <bool HALF, int H>
-void attend_row(const Call& call, const Tile& tile, i64 kv_head, const Operand& key,
-                const Operand& value, i64 begin, i64 end, Scratch& scratch, float* sums) {
+void row_keys(const Call& call, const float* query, const Operand& key, const Operand& value,
+              i64 begin, i64 end, float* averages, float* sums) {
     constexpr int WIDE = H > 4 ? 2 : 4;
     const i64 dim = call.dim;
-    float *query = scratch.take(2 * H * dim), *averages = query + H * dim;
-    for (i64 h = 0; h < H; h++)
-        for (i64 d = 0; d < dim; d += LANES)
-            store(query + h * dim + d, load_from<HALF>(tile.query(call, kv_head, h), d));
     std::fill(averages, averages + H * dim, 0.f);
     alignas(64) float scores[H][BLOCK];
     float most[H], weight[H], fade[H];
@@ -107,6 +103,20 @@ void attend_row(const Call& call, const Tile& tile, i64 kv_head, const Operand& 
         sums[dim * LANES + h] = most[h];
         sums[(dim + 1) * LANES + h] = weight[h];
     }
+}
+
+// What attend_tile does, for the H heads of one row.
+template <bool HALF, int H>
+void attend_row(const Call& call, const Tile& tile, i64 kv_head, const Operand& key,
+                const Operand& value, i64 begin, i64 end, Scratch& scratch, float* sums) {
+    const i64 dim = call.dim;
+    float *query = scratch.take(2 * H * dim), *averages = query + H * dim;
+    for (i64 h = 0; h < H; h++)
+        for (i64 d = 0; d < dim; d += LANES)
+            store(query + h * dim + d, load_from<HALF>(tile.query(call, kv_head, h), d));
+    in_parts(call, begin, end, LANES, sums, [&](i64 from, i64 to, float* part) {
+        row_keys<HALF, H>(call, query, key, value, from, to, averages, part);
+    });
 }
 
 }  // namespace

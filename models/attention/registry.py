@@ -13,6 +13,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,7 +28,7 @@ from models.errors import UserError
 
 INTERFACE = "kvfuse"
 
-BACKENDS: dict[str, Callable[[Tensor, int], Rows]] = {
+BACKENDS: dict[str, Callable[..., Rows]] = {
     "native": NativeRows,
     "blocked": BlockedRows,
     "sdpa": MaskedRows,
@@ -69,10 +70,16 @@ def choose_backend(
     return requested
 
 
-def rows_for(backend: str, positions: Tensor, n_keys: int) -> Rows:
-    """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end."""
+def rows_for(backend: str, positions: Tensor, n_keys: int, host: np.ndarray | None = None) -> Rows:
+    """Prepare one pass of sorted ``positions`` over ``n_keys`` keys for the named back end.
+
+    ``host`` are the positions on the host, where somebody has them: what plans there need not ask
+    the device again.
+    """
     if len(positions) == n_keys > 1 and backend in ("blocked", "sdpa"):
         return CausalRows()
+    if host is not None and backend.startswith("flashinfer"):
+        return BACKENDS[backend](positions, n_keys, host=host)
     return BACKENDS[backend](positions, n_keys)
 
 

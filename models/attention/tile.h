@@ -51,18 +51,19 @@ inline void fetch(const Operand& value, i64 begin, i64 bytes) {
         for (i64 b = 0; b < bytes; b += 64) __builtin_prefetch(value.data + k * value.row + b);
 }
 
-// Scores of `count` keys from `begin` on, [count][V · LANES], and the largest of each row.
+// Scores of keys [first, last) of the block that begins at `begin`, into [key][V · LANES], and the
+// largest of each row.
 template <class A, int V, bool MASKED>
-void score(const float* query, const Operand& key, const Operand& value, i64 begin, i64 count,
-           i64 dim, const Floats (&position)[V], float* scores, Floats (&most)[V]) {
-    for (i64 k = 0; k < count; k += WORDS) {
+void score(const float* query, const Operand& key, const Operand& value, i64 begin, i64 first,
+           i64 last, i64 dim, const Floats (&position)[V], float* scores, Floats (&most)[V]) {
+    for (i64 k = first; k < last; k += WORDS) {
         fetch<A>(value, begin + k, dim * 4);
         const char* at[WORDS];  // a key beyond the last is read as the last, and dropped
         for (int i = 0; i < WORDS; i++)
-            at[i] = key.data + (begin + std::min(k + i, count - 1)) * key.row;
+            at[i] = key.data + (begin + std::min(k + i, last - 1)) * key.row;
         Floats sums[WORDS][V] = {};
         multiply<A, V>(sums, query, at, 4, dim / A::DEPTH);
-        const int n = int(std::min<i64>(WORDS, count - k));
+        const int n = int(std::min<i64>(WORDS, last - k));
 #pragma GCC unroll 8
         for (int i = 0; i < WORDS; i++) {
             if (i >= n) break;
@@ -80,8 +81,8 @@ void score(const float* query, const Operand& key, const Operand& value, i64 beg
 // Scores become weights 2^((score - most) · scale), in place; as pairs of keys where DEPTH is 2.
 // The difference comes first: among huge scores the largest still has the weight 1.
 template <class A, int V, bool MASKED>
-void weigh(float* scores, i64 begin, i64 count, Floats scale, const Floats (&position)[V],
-           const Floats (&most)[V], Floats (&weight)[V]) {
+void weigh(float* scores, i64 begin, i64 first, i64 last, Floats scale,
+           const Floats (&position)[V], const Floats (&most)[V], Floats (&weight)[V]) {
     auto one = [&](i64 k, int v) {
         Floats x = (load(scores + (k * V + v) * LANES) - most[v]) * scale;
         x = power<A::DEPTH == 2>(x);
@@ -89,11 +90,11 @@ void weigh(float* scores, i64 begin, i64 count, Floats scale, const Floats (&pos
         weight[v] = weight[v] + x;
         return x;
     };
-    for (i64 k = 0; k < count; k += A::DEPTH) {
+    for (i64 k = first; k < last; k += A::DEPTH) {
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) {
             Floats x = one(k, v);
-            if (A::DEPTH == 2) x = paired(x, k + 1 < count ? one(k + 1, v) : all(0));
+            if (A::DEPTH == 2) x = paired(x, k + 1 < last ? one(k + 1, v) : all(0));
             store(scores + (k / A::DEPTH * V + v) * LANES, x);
         }
     }
@@ -124,19 +125,13 @@ void average(const float* weights, const char* block, i64 row, i64 count, i64 di
 // One tile over keys [begin, end), into [dim + 2][V · LANES]. A row takes its keys in the same
 // order and blocks whatever rows share its tile: what it comes to is the same to the bit.
 template <class A, int V>
-void attend_tile(const Call& call, const Tile& tile, i64 kv_head, const Operand& key,
-                 const Operand& value, i64 begin, i64 end, Scratch& scratch, float* sums) {
+void attend_keys(const Call& call, const Tile& tile, const float* query,
+                 const Floats (&position)[V], const Operand& key, const Operand& value, i64 begin,
+                 i64 end, float* scores, float* sums) {
     constexpr int width = V * LANES;
-    const i64 dim = call.dim, depth = dim / A::DEPTH;
-    float* query = scratch.take((depth + BLOCK) * width);
-    float* scores = query + depth * width;
-    gather_queries<A, V>(call, tile, kv_head, query);
-    Floats position[V], most[V], weight[V];
-    alignas(64) float numbers[width];
-    for (i64 lane = 0; lane < width; lane++)
-        numbers[lane] = float(call.positions[tile.row(call, std::min(lane, tile.lanes - 1))]);
+    const i64 dim = call.dim;
+    Floats most[V], weight[V];
     for (int v = 0; v < V; v++) {
-        position[v] = load(numbers + v * LANES);
         most[v] = all(LOWEST);
         weight[v] = all(0);
     }
@@ -144,18 +139,20 @@ void attend_tile(const Call& call, const Tile& tile, i64 kv_head, const Operand&
     const Floats scale = all(call.scale * LOG2_E);  // powers of two instead of e
     for (i64 k = begin; k < end; k += BLOCK) {
         const i64 count = std::min<i64>(BLOCK, end - k);
-        const bool masked = k + count > tile.unmasked;
+        // Only keys that some row must not see are compared with the rows' positions.
+        const i64 clear = tile.unmasked - k >= count ? count
+                                                     : std::max<i64>(tile.unmasked - k, 0) / WORDS * WORDS;
         Floats next[V], fade[V];
         for (int v = 0; v < V; v++) next[v] = most[v];
-        (masked ? score<A, V, true> : score<A, V, false>)(query, key, value, k, count, dim,
-                                                          position, scores, next);
+        score<A, V, false>(query, key, value, k, 0, clear, dim, position, scores, next);
+        score<A, V, true>(query, key, value, k, clear, count, dim, position, scores, next);
         for (int v = 0; v < V; v++) {
             fade[v] = power<false>((most[v] - next[v]) * scale);
             weight[v] = weight[v] * fade[v];
             most[v] = next[v];
         }
-        (masked ? weigh<A, V, true> : weigh<A, V, false>)(scores, k, count, scale, position, most,
-                                                          weight);
+        weigh<A, V, false>(scores, k, 0, clear, scale, position, most, weight);
+        weigh<A, V, true>(scores, k, clear, count, scale, position, most, weight);
         average<A, V>(scores, value.data + k / A::DEPTH * value.row, value.row, count, dim, fade,
                       sums);
     }
@@ -163,6 +160,25 @@ void attend_tile(const Call& call, const Tile& tile, i64 kv_head, const Operand&
         store(sums + dim * width + v * LANES, most[v]);
         store(sums + (dim + 1) * width + v * LANES, weight[v]);
     }
+}
+
+// All parts of keys [begin, end), one after the other and merged.
+template <class A, int V>
+void attend_tile(const Call& call, const Tile& tile, i64 kv_head, const Operand& key,
+                 const Operand& value, i64 begin, i64 end, Scratch& scratch, float* sums) {
+    constexpr int width = V * LANES;
+    const i64 depth = call.dim / A::DEPTH;
+    float* query = scratch.take((depth + BLOCK) * width);
+    float* scores = query + depth * width;
+    gather_queries<A, V>(call, tile, kv_head, query);
+    Floats position[V];
+    alignas(64) float numbers[width];
+    for (i64 lane = 0; lane < width; lane++)
+        numbers[lane] = float(call.positions[tile.row(call, std::min(lane, tile.lanes - 1))]);
+    for (int v = 0; v < V; v++) position[v] = load(numbers + v * LANES);
+    in_parts(call, begin, end, width, sums, [&](i64 from, i64 to, float* part) {
+        attend_keys<A, V>(call, tile, query, position, key, value, from, to, scores, part);
+    });
 }
 
 }  // namespace

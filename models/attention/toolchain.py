@@ -181,8 +181,11 @@ def _home() -> Path:
             raise Lacking(f"{name}={folder} holds no bin/nvcc: {_install()}")
     if path := _which("nvcc"):
         top = re.search(r"^#\$ TOP=(.+)$", _run([path, "--dryrun", "-x", "cu", os.devnull]), re.M)
-        asked = Path(top[1].strip()).resolve() if top else Path(path).parent.parent
-        return asked if (asked / "bin" / "nvcc").is_file() else Path(path).parent.parent
+        places = [Path(top[1].strip()).resolve()] if top else []
+        for place in (*places, Path(path).parent.parent):
+            if (place / "bin" / "nvcc").is_file():
+                return place
+        raise Lacking(f"{path} does not tell where its toolkit is: {_install()}")
     if (Path(DEFAULT_HOME) / "bin" / "nvcc").is_file():
         return Path(DEFAULT_HOME)
     raise Lacking(f"no nvcc here: {_install()}")

@@ -14,14 +14,13 @@ def mixed(rows: Tensor) -> Tensor:
     Where D is no power of two, blocks of the largest one that divides it are mixed by themselves.
     """
     size = rows.shape[-1] & -rows.shape[-1]
-    matrix = _matrix(size).to(rows.device)
-    return (rows.unflatten(-1, (-1, size)) @ matrix).flatten(-2)
+    return (rows.unflatten(-1, (-1, size)) @ _matrix(size, rows.device)).flatten(-2)
 
 
 @cache
-def _matrix(size: int) -> Tensor:
+def _matrix(size: int, device: torch.device) -> Tensor:
     """Sylvester's, ``[size, size]``, symmetric, its rows of length 1."""
-    matrix = torch.ones(1, 1)
+    matrix = torch.ones(1, 1, device=device)
     while len(matrix) < size:
         matrix = torch.cat([torch.cat([matrix, matrix], 1), torch.cat([matrix, -matrix], 1)])
     return matrix / size**0.5

@@ -17,17 +17,17 @@ class Policy(BasePolicy):
     A rotation does not change a norm, so it does not matter that the keys are rotated.
 
     Between the lines: the paper leaves the first two layers whole for long contexts, and says that
-    norm and attention go together least there. Here ``skip`` is 0 unless asked for.
+    norm and attention go together least there. Here ``whole`` is 0 unless asked for.
 
     Cost: one norm a row.
     """
 
-    skip: int = option(0, "knorm: first layers that evict nothing (0)")
+    whole: int = option(0, "knorm: so many first layers evict nothing (0)")
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.skip < 0:
-            raise UserError(f"SKIP={self.skip} must be at least 0")
+        if self.whole < 0:
+            raise UserError(f"WHOLE={self.whole} must be at least 0")
 
     def score(self, rows: Rows) -> Tensor:
         """``[B, H_kv, N]``."""
@@ -35,5 +35,5 @@ class Policy(BasePolicy):
         return scores.masked_fill(~rows.valid[:, None], -torch.inf)
 
     def room(self, prompt: int, layer: int, n_layers: int) -> int | None:
-        """None in the layers that are skipped."""
-        return None if layer < self.skip else super().room(prompt, layer, n_layers)
+        """None in the layers that stay whole."""
+        return None if layer < self.whole else super().room(prompt, layer, n_layers)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from models.kv.transfer import LayerStream
+from models.kv.transfer import Arriving
 
 Slots = slice | Tensor
 # Changes a layer's cached rows, [2, H_kv, N, D], in place, given its fresh keys and values.
@@ -156,7 +156,7 @@ class FusedCache(Cache):
         if kv is None:
             kv = torch.empty(2, n_layers, n_heads, 0, head_dim, device=device, dtype=dtype)
         self.kv = kv
-        self.stream: LayerStream | None = None
+        self.stream: Arriving | None = None
         self.correct: Correct | None = None
         super().__init__(layers=[FusedLayer(self, layer) for layer in range(n_layers)])
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor, nn
 from models.attention.registry import segments_for
 from models.finite import require_finite
 from models.kv.front import Asked, Behind, Front
+from models.kv.pieces import Ids, Piece, pieces
 from models.kv.sinks import SinkSegments
 from models.modules import Modules
 from models.prompt import Headers, Prompt
 
-PACK_TOKENS = 4096
 LOGIT_ROWS = 512
 
 
@@ -39,14 +38,6 @@ class Captured:
     headers: Headers = field(default_factory=Headers)
 
 
-@dataclass(frozen=True)
-class _Segment:
-    ids: tuple[int, ...]
-    header: int
-    start: int
-
-
-@torch.inference_mode()
 def capture(
     modules: Modules,
     prompt: Prompt,
@@ -54,103 +45,95 @@ def capture(
     scores: Collection[str] = (),
     fronts: Sequence[Front | None] = (),
 ) -> Captured:
-    """Encode each segment of ``prompt`` by itself, one forward per segment.
+    """Encode each segment of ``prompt`` by itself, see :func:`encode`.
 
-    Segments are packed side by side into forwards of about ``PACK_TOKENS`` tokens, blind to each
-    other, positions starting anew; so no padding is computed and no mask can go wrong. A segment
-    gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped; the
-    segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
+    A segment gets the ``sink`` tokens in front, for an attention sink, and their rows are dropped;
+    the segment that begins the prompt needs none, and its KVs are exactly those of the prompt.
 
     Parameters
     ----------
     fronts : stand before segments in the place of ``sink``: their KVs are there already, and a
         segment's positions go on behind them. The first stands before the first chunk, the second
-        before the next segment and so on, the last before all that are left. Each is asked for when
-        it is needed.
+        before the next segment and so on, the last before all that are left.
 
     Raises
     ------
     NotFinite : the KVs or the scores hold NaN or infinite values.
     """
-    kv = torch.empty(modules.kv_shape(len(prompt)), dtype=modules.dtype, device=modules.device)
-    found = {name: torch.zeros(len(prompt)) for name in scores}
-    groups: dict[int | None, list[_Segment]] = {}
-    for index, (start, end) in enumerate(prompt.segments):
-        behind = min(index, len(fronts)) - 1 if fronts and start > 0 else None
-        header = tuple(sink) if start > 0 and not fronts else ()
-        if end > start:
-            segment = _Segment(header + prompt.ids[start:end], len(header), start)
-            groups.setdefault(behind, []).append(segment)
-    for behind, group in groups.items():
-        front = None if behind is None else fronts[behind]
-        for pack in _packs(group, len(front or ())):
-            _forward(modules, pack, kv, found, front)
-    require_finite(kv, "the captured KVs")
-    for name, values in found.items():
-        require_finite(values, f"the {name} scores")
-    before = (
-        fronts.wanted
-        if isinstance(fronts, Asked)
-        else [front.ids if front else () for front in fronts]
-    )
+    one: Callable[[Ids], Front | None]
+    if isinstance(fronts, Asked):
+        before, one = tuple(fronts.wanted), fronts.one
+    else:
+        before = tuple(front.ids if front else () for front in fronts)
+        one = ({(): None} | dict(zip(before, fronts, strict=True))).__getitem__
+    kv, found = encode(modules, pieces(prompt, sink, before), one, scores)
     return Captured(kv, found, Headers.of(prompt, sink, before))
 
 
-def _packs(segments: list[_Segment], front: int) -> Iterator[list[_Segment]]:
-    """Group segments, longest first so that equal lengths meet, into packs of bounded size.
+@torch.inference_mode()
+def encode(
+    modules: Modules,
+    segments: Sequence[Piece],
+    front_of: Callable[[Ids], Front | None],
+    scores: Collection[str] = (),
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Keys and values of segments side by side, each as if it were the only one, to the last bit.
+
+    A product over more rows may round otherwise, so no two segments share one.
 
     Parameters
     ----------
-    front : tokens before each: they are not computed, but their keys take room as others do.
+    front_of : what was run already of the tokens before a segment; None where there are none.
+
+    Returns
+    -------
+    ``[2, L, H_kv, N, D]``, and float32 ``[N]`` by the names of ``scores``, N tokens in all.
+
+    Raises
+    ------
+    NotFinite : the KVs or the scores hold NaN or infinite values.
     """
-    pack: list[_Segment] = []
-    for segment in sorted(segments, key=lambda s: (-len(s.ids), s.start)):
-        if pack and sum(len(s.ids) + front for s in (*pack, segment)) > PACK_TOKENS:
-            yield pack
-            pack = []
-        pack.append(segment)
-    if pack:
-        yield pack
+    total = sum(map(len, segments))
+    kv = torch.empty(modules.kv_shape(total), dtype=modules.dtype, device=modules.device)
+    found = {name: torch.zeros(total) for name in scores}
+    start = 0
+    for segment in segments:
+        place = slice(start, start := start + len(segment))
+        if len(segment):
+            rows = {name: values[place] for name, values in found.items()}
+            _run(modules, segment, front_of(segment.front), kv[:, :, :, place], rows)
+    require_finite(kv, "the captured KVs")
+    for name, values in found.items():
+        require_finite(values, f"the {name} scores")
+    return kv, found
 
 
-def _forward(
-    modules: Modules,
-    pack: list[_Segment],
-    kv: Tensor,
-    scores: dict[str, Tensor],
-    front: Front | None,
+def _run(
+    modules: Modules, segment: Piece, front: Front | None, kv: Tensor, scores: dict[str, Tensor]
 ) -> None:
+    """One segment through all layers.
+
+    Fills ``kv`` ``[2, L, H_kv, n, D]`` and ``scores``, float32 ``[n]`` each.
+    """
     device, before = modules.device, len(front or ())
-    lengths = [len(segment.ids) for segment in pack]
-    ids = torch.tensor([token for segment in pack for token in segment.ids], device=device)
-    positions = torch.cat([torch.arange(length, device=device) for length in lengths])
-    positions += before
-    bodies = [
-        (offset + segment.header, segment.start, length - segment.header)
-        for segment, length, offset in zip(
-            pack, lengths, accumulate(lengths, initial=0), strict=False
-        )
-    ]
-    source = torch.cat([torch.arange(row, row + n, device=device) for row, _, n in bodies])
-    target = torch.cat([torch.arange(start, start + n, device=device) for _, start, n in bodies])
-    rows = segments_for(modules.backend, lengths, before)
+    ids = torch.tensor([*segment.header, *segment.ids], device=device)
+    length, body = len(ids), slice(len(segment.header), None)
+    hidden = modules.embed(ids[None])
+    rotary = modules.rotary(hidden, torch.arange(before, before + length, device=device)[None])
+    rows = segments_for(modules.backend, [length], before)
     sinks = None
     if "sinks" in scores:
-        sinks = SinkSegments(rows, lengths, len(modules.layers), device, before)
-    cache = Behind(front, lengths) if front else None
-    hidden = modules.embed(ids[None])
-    rotary = modules.rotary(hidden, positions[None])
-    with _hooks(modules, kv, source, target):
+        sinks = SinkSegments(rows, [length], len(modules.layers), device, before)
+    cache = Behind(front, length) if front else None
+    with _hooks(modules, kv, body):
         for layer in modules.layers:
             hidden = layer(
                 hidden, position_embeddings=rotary, rows=sinks or rows, past_key_values=cache
             )
-    for row, start, n in bodies:
-        body, place = slice(row, row + n), slice(start, start + n)
-        if sinks:
-            scores["sinks"][place] = sinks.received[body].cpu()
-        if "surprisal" in scores:
-            scores["surprisal"][place] = _surprisal(modules, hidden[0, body], ids[body]).cpu()
+    if sinks:
+        scores["sinks"].copy_(sinks.received[body])
+    if "surprisal" in scores:
+        scores["surprisal"].copy_(_surprisal(modules, hidden[0, body], ids[body]))
 
 
 def _surprisal(modules: Modules, hidden: Tensor, ids: Tensor) -> Tensor:
@@ -166,22 +149,21 @@ def _surprisal(modules: Modules, hidden: Tensor, ids: Tensor) -> Tensor:
 
 
 @contextmanager
-def _hooks(modules: Modules, kv: Tensor, source: Tensor, target: Tensor) -> Iterator[None]:
-    """Copy rows ``source`` of every key and value projection into columns ``target`` of ``kv``."""
+def _hooks(modules: Modules, kv: Tensor, body: slice) -> Iterator[None]:
+    """Copy rows ``body`` of every key and value projection into ``kv``."""
 
     def keep(slot: Tensor) -> Any:
         def hook(module: nn.Module, args: Any, output: Tensor) -> None:
-            rows = output.view(-1, modules.n_kv_heads, modules.head_dim)[source]
-            slot.index_copy_(1, target, rows.transpose(0, 1))
+            rows = output.view(-1, modules.n_kv_heads, modules.head_dim)[body]
+            slot.copy_(rows.transpose(0, 1))
 
         return hook
 
     handles = []
     try:
         for i in range(len(modules.layers)):
-            key_source, value_source = modules.family.sources(i)
-            handles.append(key_source.register_forward_hook(keep(kv[0, i])))
-            handles.append(value_source.register_forward_hook(keep(kv[1, i])))
+            for kind, source in enumerate(modules.family.sources(i)):
+                handles.append(source.register_forward_hook(keep(kv[kind, i])))
         yield
     finally:
         for handle in handles:

@@ -23,7 +23,7 @@ from models.kv.capture import Captured
 from models.modules import Modules
 from models.prompt import Prompt
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # raised whenever the same tokens would leave other KVs, or lie otherwise
 KVS = "kvs.pt"
 SCORES = ("surprisal", "sinks")
 UNCHECKED = ("libraries", "model")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -82,7 +81,11 @@ class Asked(Sequence[Front | None]):
         return len(self.wanted)
 
     def __getitem__(self, place: Any) -> Any:
-        return self._fronts.one(self.wanted[place])
+        return self.one(self.wanted[place])
+
+    def one(self, ids: tuple[int, ...]) -> Front | None:
+        """The front of these tokens; None where there are none."""
+        return self._fronts.one(ids)
 
 
 class _Keeping:
@@ -97,34 +100,19 @@ class _Keeping:
 
 
 class Behind:
-    """Keys and values of segments side by side, those of a front before each of them.
+    """Keys and values of a front, and of a segment behind it.
 
-    In the place of the library's cache: it is shown the rows of all segments, ``[1, H_kv, R, D]``,
-    and gives ``[1, H_kv, R + C·segments, D]``.
-
-    Parameters
-    ----------
-    lengths : tokens of each segment, in order.
+    In the place of the library's cache: it is shown the segment's rows, ``[1, H_kv, n, D]``, and
+    gives ``[1, H_kv, C + n, D]``.
     """
 
-    def __init__(self, front: Front, lengths: list[int]) -> None:
+    def __init__(self, front: Front, length: int) -> None:
         self.front = front
-        spans = [len(front) + length for length in lengths]
-        self.starts = list(accumulate(spans[:-1], initial=0))
         _, _, heads, _, dim = front.kv.shape
-        self.kv = front.kv.new_empty(2, heads, sum(spans), dim)
-        self.own = torch.cat(
-            [
-                torch.arange(start + len(front), start + span, device=front.kv.device)
-                for start, span in zip(self.starts, spans, strict=True)
-            ]
-        )
+        self.kv = front.kv.new_empty(2, heads, len(front) + length, dim)
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any) -> tuple[Tensor, Tensor]:
-        for target, rows, before in zip(
-            self.kv, (key[0], value[0]), self.front.kv[:, layer], strict=True
-        ):
-            target.index_copy_(1, self.own, rows)
-            for start in self.starts:
-                target[:, start : start + len(self.front)] = before
+        self.kv[:, :, : len(self.front)] = self.front.kv[:, layer]
+        self.kv[0, :, len(self.front) :] = key[0]
+        self.kv[1, :, len(self.front) :] = value[0]
         return self.kv[0][None], self.kv[1][None]

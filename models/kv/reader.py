@@ -49,7 +49,7 @@ def read(
     ------
     Unusable : missing, damaged, or made from something else; the field and both values are named.
     """
-    with _refusals(path, remedy):
+    with refusals(path, remedy):
         file = _identity(path)  # before it is opened: one that replaces it later is another
         content = _loaded(path)
         if not isinstance(content, dict):
@@ -119,7 +119,7 @@ def _misfit(content: dict[str, Any], tensor: Tensor, kind: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _refusals(path: Path, remedy: str) -> Iterator[None]:
+def refusals(path: Path, remedy: str) -> Iterator[None]:
     """Whatever damaged bytes may raise, in one line."""
     try:
         yield

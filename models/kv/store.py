@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from models.kv.disk import Disk
 from models.kv.format import KVS, SCORES, describe, file_name, mismatch, write
+from models.kv.overlap import ReadAhead
 from models.kv.pagecache import advise, resident_share
-from models.kv.reader import condition, is_complete, read
+from models.kv.reader import condition, is_complete, read, refusals
 from models.kv.transfer import LayerStream
+from models.kv.whole import WholeFile
 from models.modules import Modules
 from models.timing import Stopwatch
 
@@ -38,15 +42,26 @@ DROPPED = 0.01  # a file is out of memory when less than this share of it is the
 class StoredItem:
     """Reads one item's KVs into the engine's cache, cold (from disk) or ready (from memory).
 
-    ``cold`` maps the file anew after asking the system to forget its pages; ``ready`` copies from
-    memory that already holds it: the pages of the mapping, or pinned memory for a GPU. Scores are
-    read when they are first asked for, and remembered until :meth:`forget`.
+    ``cold`` reads the file anew, layer by layer; :meth:`forget` asks the system to drop its pages
+    before. ``ready`` copies from memory that already holds it: the pages of a mapping, or pinned
+    memory for a GPU. Scores are read when they are first asked for, and remembered until
+    :meth:`forget`.
+
+    Attributes
+    ----------
+    overlap : whether a thread reads layers while earlier ones compute.
+    disk : what reads them.
+    stream : the latest cold reading, until :meth:`forget`.
+    memory : the KVs ``[2, L, H_kv, N, D]``, from the first cold reading until :meth:`forget`.
     """
 
     folder: Path
     expected: dict[str, Any]
     remedy: str
-    _memory: Tensor | None = field(default=None, repr=False)
+    overlap: bool = True
+    disk: Disk = field(default_factory=Disk, repr=False)
+    stream: ReadAhead | None = field(default=None, repr=False)
+    memory: Tensor | None = field(default=None, repr=False)
     _scores: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     def check(self, scores: Collection[str] = ()) -> None:
@@ -57,11 +72,28 @@ class StoredItem:
         for kind in ("kv", *scores):
             self._read(kind, verify=True)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the KVs' file."""
+        return (self.folder / KVS).stat().st_size
+
+    def held(self) -> AbstractContextManager[None]:
+        """Nobody removes an item's files but by hand."""
+        return nullcontext()
+
+    def condition(self, scores: Collection[str] = ()) -> str | None:
+        """Why it must be built, see :func:`models.kv.reader.condition`; None where it need not."""
+        return condition(self.folder, self.expected, scores)
+
     def scores(self, name: str) -> Tensor:
         """``surprisal`` or ``sinks``, float32 ``[N]``."""
         if name not in self._scores:
             self._scores[name] = self._read(name).clone()
         return self._scores[name]
+
+    def kv(self) -> Tensor:
+        """``[2, L, H_kv, N, D]`` as they lie in the file, backed by it."""
+        return self._read("kv")
 
     def _read(self, kind: str, verify: bool = False) -> Tensor:
         return read(self.folder / file_name(kind), self.expected, self.remedy, kind, verify)
@@ -74,37 +106,37 @@ class StoredItem:
         Whether the KVs have really left it: advice that a system takes need not be followed. None
         where nobody can tell.
         """
-        self._memory = None
+        self.memory = self.stream = None
         self._scores.clear()
         for kind in ("kv", *SCORES):
             advise(self.folder / file_name(kind), "POSIX_FADV_DONTNEED")
         share = resident_share(self.folder / KVS)
         return None if share is None else share < DROPPED
 
-    def cold(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
-        """Disk → memory → ``target`` ``[2, L, H_kv, N, D]``; on a CPU both are one copy."""
-        advise(self.folder / KVS, "POSIX_FADV_WILLNEED")  # not one page fault after another
-        stored = self._read("kv")
-        if target.device.type == "cuda":
-            self._memory = torch.empty_like(stored, pin_memory=True).copy_(stored)
-            watch.lap("load")
-            return self.ready(watch, target)
-        self._memory = stored
-        target.copy_(stored)
+    def cold(self, watch: Stopwatch, target: Tensor) -> ReadAhead:
+        """Disk → ``target`` ``[2, L, H_kv, N, D]``; on CUDA by way of pinned memory.
+
+        The stream that is returned brings layer by layer. When it is drained, the memory is ready.
+        """
+        path, cuda = self.folder / KVS, target.device.type == "cuda"
+        refused = partial(refusals, path, self.remedy)
+        source = WholeFile(path, partial(self._read, "kv"), self.disk, refused, cuda)
+        self.memory = source.memory
         watch.lap("load")
-        return None
+        self.stream = ReadAhead(source, target, watch, threaded=self.overlap).start()
+        return self.stream
 
     def ready(self, watch: Stopwatch, target: Tensor) -> LayerStream | None:
         """Memory → ``target``; :meth:`cold` comes first and leaves the memory behind.
 
         On CUDA the layers follow each other on a second stream, which is returned.
         """
-        assert self._memory is not None, "nothing is in memory yet"
+        assert self.memory is not None, "nothing is in memory yet"
         if target.device.type == "cuda":
-            stream = LayerStream(self._memory, target).start()
+            stream = LayerStream(self.memory, target).start()
             watch.lap("transfer")
             return stream
-        target.copy_(self._memory)
+        target.copy_(self.memory)
         watch.lap("transfer")
         return None
 

@@ -4,9 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 import torch
 from torch import Tensor
+
+
+class Arriving(Protocol):
+    """Layers that come into the cache one by one, each once; see :class:`LayerStream`."""
+
+    prepare: Callable[[int], None] | None
+
+    def arrive(self, layer: int) -> None:
+        """Return when a layer is there and prepared."""
+
+    def finish(self) -> None:
+        """Let all layers arrive."""
+
+    def drain(self) -> None:
+        """End what was begun, and wait for that end; for use when a prefill ends or fails."""
 
 
 @cache

@@ -20,19 +20,32 @@ def random_point(rng: random.Random) -> Point:
         compute_ms=rng.uniform(10, 5_000),
         load_ms=rng.uniform(1, 500),
         kv_bytes=rng.randint(10**6, 10**9),
+        layers=rng.choice([1, 4, 30]),
     )
 
 
 def counted_uses(point: Point, gb_per_s: float | None, limit: int = 3000) -> int | None:
     """Whole uses until precompute and its fused prefills cost no more than full ones."""
-    load = point.load_ms if gb_per_s is None else point.kv_bytes / (gb_per_s * 1e9) * 1e3
+    if gb_per_s is None:
+        cold = point.compute_ms + point.load_ms
+    else:
+        cold = pipelined(point.compute_ms, point.kv_bytes / gb_per_s / 1e6, point.layers)
     with_cache, without = point.precompute_ms, 0.0
     for uses in range(1, limit + 1):
-        with_cache += point.compute_ms + load
+        with_cache += cold
         without += point.full_ms
         if with_cache <= without:
             return uses
     return None
+
+
+def pipelined(compute: float, load: float, layers: int) -> float:
+    """A layer computes once it was read and those before it have computed."""
+    read = done = 0.0
+    for _ in range(layers):
+        read += load / layers
+        done = max(done, read) + compute / layers
+    return done
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -107,11 +120,12 @@ def test_points_come_from_the_rows_of_one_method_and_rate():
             "cold_ms": 3.0 * n,
             "load_ms": 1.0 * n,
             "kv_bytes": 7 * n,
+            "layers": 30,
         }
 
     rows = [row(200, "debug", 0.15), row(100, "debug", 0.15), row(200, "debug", 0.5)]
     rows += [row(100, "full", 0.15)]
     assert points(rows, "debug", 0.15, tokens_per_s=500) == [
-        Point(100, 200.0, 900.0, 200.0, 100.0, 700),
-        Point(200, 400.0, 1800.0, 400.0, 200.0, 1400),
+        Point(100, 200.0, 900.0, 200.0, 100.0, 700, 30),
+        Point(200, 400.0, 1800.0, 400.0, 200.0, 1400, 30),
     ]

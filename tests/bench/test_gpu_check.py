@@ -100,11 +100,13 @@ def test_yardsticks_and_switches_have_a_row_each(tmp_path, monkeypatch, capsys):
     names = [row["yardstick"] for row in result["yardsticks"]]
     assert names[0].startswith("product 256 x 256")
     assert {"our full prefill", "transformers, SDPA", "causal attention alone"} <= set(names)
+    assert names[-2:] == [f"a layer's products, {rows} rows" for rows in (88, 128)]
     assert all(row["ms"] > 0 for row in result["yardsticks"])
     product = result["yardsticks"][0]
     assert product["rate"] == pytest.approx(2 * 256**3 / product["ms"] / 1e9)
     kinds = ["none", "copies 4 layers ahead", *SWITCHES, "all"]
     assert [row["switch"] for row in result["switches"]] == kinds
+    assert kinds[-2] == "compile", "whatever follows it would run compiled"
     for row in result["switches"]:
         assert row["full_ms"] > 0
         assert row["fused_ms"] > 0

@@ -67,8 +67,8 @@ def result(method="debug", rate=0.15, *, oracle=False, **changes):
             "cold": None if oracle else times(125.0, 130.0),
             "ready": None if oracle else times(100.0, 103.0),
         },
-        "ttft_parts_ms": None if oracle else dict(zip(PARTS, range(10, 17), strict=True)),
-        "ttft_parts_ready_ms": None if oracle else dict(zip(PARTS, range(20, 27), strict=True)),
+        "ttft_parts_ms": None if oracle else dict(zip(PARTS, range(10, 18), strict=True)),
+        "ttft_parts_ready_ms": None if oracle else dict(zip(PARTS, range(20, 28), strict=True)),
         "select_ms": None if oracle else 7.25,
         "full_prefill_ms": times(500.0, 550.0),
         "speedup": {"cold": None if oracle else 4.0, "ready": None if oracle else 5.0},
@@ -210,8 +210,8 @@ def test_one_run_alone_is_compared_with_nothing():
 def test_details_of_a_run():
     text = details(result(extra_scores={"rouge_l": 12.34}, score_by_length={"0-4k": 9.0}))
     assert text.startswith(table([result()]))
-    assert "cold TTFT by part, ms: load 10.0, transfer 11.0, rotate 12.0, select 13.0" in text
-    assert "ready TTFT by part, ms: load 20.0, transfer 21.0, rotate 22.0, select 23.0" in text
+    assert "cold TTFT by part, ms: load 10.0, decode_kv 11.0, transfer 12.0, rotate 13.0" in text
+    assert "ready TTFT by part, ms: load 20.0, decode_kv 21.0, transfer 22.0, rotate 23.0" in text
     assert "TTFT p95, ms: cold 130, ready 103, full prefill 550" in text
     assert "TPOT median, ms: 33.3" in text
     assert "peak memory, MB: 900 (weights 500, largest item's KV 30, allowed 1569)" in text

@@ -12,12 +12,23 @@ NAMED = {
     "gpu-check": ["DEVICE=cpu"],
     "gpu-build": ["ARCH=8.0"],
     "compare": ["A=one", "B=two"],
+    "store": ["KVS=elsewhere"],
+    "store gc": ["BYTES=3GB", "DRY=True"],
+    "store rm": ["DATASET=2wikimqa"],
 }
 
 
-@pytest.mark.parametrize("name", door.COMMANDS)
-def test_each_is_called_with_its_configuration(name, monkeypatch, tmp_path):
-    command, called = door.COMMANDS[name], []
+SINGLE = {(name,): command for name, command in door.COMMANDS.items() if not command.actions}
+ACTIONS = {
+    (name, action): found
+    for name, command in door.COMMANDS.items()
+    for action, found in command.actions.items()
+}
+
+
+@pytest.mark.parametrize("words", [*SINGLE, *ACTIONS], ids=" ".join)
+def test_each_is_called_with_its_configuration(words, monkeypatch, tmp_path):
+    command, called = {**SINGLE, **ACTIONS}[words], []
     found = door._found
 
     def instead(place):
@@ -25,9 +36,48 @@ def test_each_is_called_with_its_configuration(name, monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(door, "_found", instead)
-    arguments = NAMED.get(name, ["LIMIT=3"])
-    assert door.main([name, *arguments]) == 0
+    arguments = NAMED.get(" ".join(words), NAMED.get(words[0], ["LIMIT=3"]))
+    assert door.main([*words, *arguments]) == 0
     (config,) = called
     for word in arguments:
         option, _, value = word.partition("=")
         assert str(getattr(config, option.lower())) == value
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "store: name what to do: choose from ls, stat"),
+        (["KVS=kvs"], "store: name what to do"),
+        (["verfy"], "store: 'verfy' is no action: did you mean verify?"),
+        (["ls", "BYTES=3"], "store: unknown variable BYTES"),
+        (["gc", "BYTES=much"], "store: BYTES=much: give bytes, as 500MB or 20GB"),
+        (["gc", "GRACE=-1"], "store: GRACE=-1: give minutes"),
+        (["rm"], "store: name whose references go: DATASET="),
+        (["ls", "MODEL=none"], "store: MODEL=none has no chunks in KVS=kvs; there are none at all"),
+        (["ls", "KVS=none://x"], "store: none://x: Protocol not known: none; give a folder or"),
+    ],
+)
+def test_an_action_that_cannot_be(arguments, says, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert door.main(["store", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert err.startswith(says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_action_as_make_names_it(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MAKEFLAGS", " -- ACTION=stat KVS=none")
+    assert door.main(["--make", "store"]) == 0
+    assert capsys.readouterr().out == "store: no chunks in KVS=none\n"
+
+
+def test_actions_have_a_manual(capsys):
+    for arguments, says in (
+        (["store", "--help"], "  gc  "),
+        (["store", "gc", "--help"], "  BYTES"),
+    ):
+        assert door.main(["store", *arguments]) == 0
+        assert f"\n{says}" in capsys.readouterr().out

@@ -98,7 +98,7 @@ def bare_probe(
         prompt,
         rate,
         launch=None,
-        modules=SimpleNamespace(device=torch.device("cpu"), layers=[None], scale=1.0),
+        modules=SimpleNamespace(device=torch.device("cpu"), layers=[None], scale=1.0, tile=1),
         cache=None,
         generator=torch.Generator().manual_seed(seed),
         scores=None if scores is None else lambda name: scores,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.answers import ROWS, NoAnswer
+from models.decoding.answers import ROWS, NoAnswer
 from models.prompt import Prompt
 from tests.models.selector_references import fuse
 

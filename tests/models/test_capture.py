@@ -10,6 +10,7 @@ from transformers import DynamicCache
 from models.kv import capture as capture_module
 from models.kv.capture import capture
 from models.kv.rotary import rotate_keys_
+from models.modules import Modules
 from models.prompt import Prompt
 from tests.conftest import Family, build, random_prompt
 
@@ -75,15 +76,20 @@ def test_token_0_is_an_ordinary_token(llama):
     assert_is_the_librarys(llama, zeros, SINK)
 
 
-@pytest.mark.parametrize("pack", [1, 64, 90, 200, 10_000])
-def test_packing_changes_nothing(family, monkeypatch, pack):
-    """Packs of one segment, of some, of all; at 1 and 64 segments are longer than a pack."""
-    prompt = random_prompt(9, [70, 70, 33, 70, 8], 17)
-    whole = capture(family.engine.modules, prompt, SINK, ["surprisal"])
-    monkeypatch.setattr(capture_module, "PACK_TOKENS", pack)
-    packed = capture(family.engine.modules, prompt, SINK, ["surprisal"])
-    assert torch.allclose(packed.kv, whole.kv, atol=1e-5)
-    assert torch.allclose(packed.scores["surprisal"], whole.scores["surprisal"], atol=1e-4)
+@pytest.mark.parametrize("backend", ["native", "blocked", "sdpa"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_neighbours_change_not_one_bit(backend, dtype):
+    """A chunk is kept once for whoever holds it, so nothing may depend on who came first."""
+    modules = Modules(build("qwen3").to(dtype), backend)
+    prompt = random_prompt(9, [70, 70, 33, 8, 1, 111], 17)
+    together = capture(modules, prompt, SINK, ["surprisal", "sinks"])
+    for start, end in prompt.chunks:
+        single = Prompt.join([1], [prompt.ids[start:end]], [5])
+        alone = capture(modules, single, SINK, ["surprisal", "sinks"])
+        body = slice(*single.chunks[0])
+        assert torch.equal(together.kv[..., start:end, :], alone.kv[..., body, :])
+        for name, scores in together.scores.items():
+            assert torch.equal(scores[start:end], alone.scores[name][body])
 
 
 @pytest.mark.parametrize("rows", [1, 7, 64])
@@ -96,7 +102,7 @@ def test_surprisal_does_not_depend_on_how_many_rows_meet_the_head_at_once(llama,
 
 
 def test_a_segment_does_not_see_the_others(llama):
-    """Another neighbour in the same pack leaves a chunk's rows as they were."""
+    """Another neighbour leaves a chunk's rows as they were."""
     first = random_prompt(9, [50, 50], 12, seed=1)
     segments = [first.ids[slice(*span)] for span in first.segments]
     other = random_prompt(9, [50, 50], 12, seed=2)
@@ -104,7 +110,7 @@ def test_a_segment_does_not_see_the_others(llama):
     left = capture(llama.engine.modules, first, SINK).kv
     right = capture(llama.engine.modules, mixed, SINK).kv
     for start, end in (first.prefix, first.chunks[1], first.question):
-        assert torch.allclose(left[:, :, :, start:end], right[:, :, :, start:end], atol=1e-5)
+        assert torch.equal(left[:, :, :, start:end], right[:, :, :, start:end])
     assert not torch.allclose(left[:, 1:, :, 9:59], right[:, 1:, :, 9:59], atol=0.01)
 
 
@@ -113,8 +119,6 @@ def test_surprisal_is_not_computed_unasked(llama, prompt):
 
 
 def test_the_dtype_is_the_models():
-    from models.modules import Modules
-
     modules = Modules(build("llama").bfloat16())
     captured = capture(modules, random_prompt(3, [20], 5), SINK, ["surprisal"])
     assert captured.kv.dtype == torch.bfloat16

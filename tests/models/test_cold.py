@@ -49,7 +49,7 @@ def test_a_cold_read_finds_nothing_in_memory_and_brings_it_in(stored):
         item.check(store.SCORES)
         assert item.forget() is True
         assert resident_share(item.folder / store.KVS) == 0
-        item.cold(Stopwatch(CPU), target.zero_())
+        item.cold(Stopwatch(CPU), target.zero_()).finish()
         assert torch.equal(target, captured.kv)
         assert resident_share(item.folder / store.KVS) > 0.99
         item.ready(Stopwatch(CPU), target.zero_())
@@ -68,11 +68,11 @@ def test_scores_are_forgotten_with_the_kvs(stored, llama):
 def test_each_cold_read_maps_the_file_anew(llama, tmp_path):
     captured, meta = write(tmp_path, llama)
     item, target = store.StoredItem(tmp_path, meta, REMEDY), torch.empty_like(captured.kv)
-    item.cold(Stopwatch(CPU), target)
+    item.cold(Stopwatch(CPU), target).finish()
     other, _ = write(tmp_path, llama, seed=1)
     item.ready(Stopwatch(CPU), target)
     assert torch.equal(target, captured.kv)  # from memory: the file has changed since
-    item.cold(Stopwatch(CPU), target)
+    item.cold(Stopwatch(CPU), target).finish()
     assert torch.equal(target, other.kv)
     item.ready(Stopwatch(CPU), target)
     assert torch.equal(target, other.kv)
@@ -81,7 +81,7 @@ def test_each_cold_read_maps_the_file_anew(llama, tmp_path):
 def test_nothing_is_ready_after_forgetting(llama, tmp_path):
     captured, meta = write(tmp_path, llama)
     item, target = store.StoredItem(tmp_path, meta, REMEDY), torch.empty_like(captured.kv)
-    item.cold(Stopwatch(CPU), target)
+    item.cold(Stopwatch(CPU), target).finish()
     item.forget()
     with pytest.raises(AssertionError, match="nothing is in memory"):
         item.ready(Stopwatch(CPU), target)

@@ -7,9 +7,11 @@ import sys
 import pytest
 import torch
 
-from models import eviction, leaving
-from models.answers import ROWS
+from models import eviction
+from models.decoding import leaving
+from models.decoding.answers import ROWS
 from models.eviction.generate import evicting as library_evicting
+from tests.conftest import Family
 from tests.models.selector_references import fuse
 
 COUNT = 9
@@ -22,7 +24,7 @@ SPECS = [
     "snapkv:keep=0.3:block=4:observe=8",
     "pyramidkv:keep=0.4:observe=6",
     "knorm:keep=0.3",
-    "knorm:keep=0.3:skip=2",
+    "knorm:keep=0.3:whole=2",
     "h2o:keep=0.3",
     "rkv:budget=40:buffer=3:observe=4",
     "rkv:budget=400",
@@ -76,16 +78,31 @@ def test_a_cache_that_keeps_everything_is_the_cache(family, prompt, name):
 def test_rows_leave_as_under_the_librarys_forward(family, prompt, spec):
     if family.name == "qwen3" and spec.startswith("knorm"):
         pytest.skip("its fresh norms make all keys as long: rounding alone decides")
+    assert_as_the_library_does(family, prompt, spec)
+
+
+def assert_as_the_library_does(family, prompt, spec):
     engine, policy = family.engine, eviction.build(spec)
     tokens = [44, 17, 90, 3, 44, 120, 66, 5, 71]
     prefill = engine.full_prefill(prompt)
-    found, _ = followed(engine, prefill, policy, tokens)
+    found, evicting = followed(engine, prefill, policy, tokens)
+    assert evicting.count or "budget=400" in spec
     wanted = []
     with library_evicting(family.library, policy) as cache, torch.inference_mode():
         for ids in [list(prompt.ids), *([token] for token in tokens[:-1])]:
             out = family.library(torch.tensor([ids]), past_key_values=cache, use_cache=True)
             wanted.append(out.logits[0, -1].float())
     torch.testing.assert_close(found, torch.stack(wanted), atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("n_layers", [28, 30, 32])
+def test_any_number_of_layers(n_layers, prompt):
+    small = {"hidden_size": 32, "intermediate_size": 32, "num_attention_heads": 2,
+             "num_key_value_heads": 1, "initializer_range": 0.1}  # fmt: skip
+    deep = Family("llama", num_hidden_layers=n_layers, **small)
+    deep.engine.observes = sys.maxsize
+    for spec in ("pyramidkv:keep=0.4:observe=6", "h2o:keep=0.3", "knorm:keep=0.3:whole=2"):
+        assert_as_the_library_does(deep, prompt, spec)
 
 
 @pytest.mark.parametrize("spec", SPECS)

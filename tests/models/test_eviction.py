@@ -85,7 +85,7 @@ def close(found: torch.Tensor, expected: list[list[float]]) -> None:
 
 def test_streaming_keeps_sinks_and_the_latest():
     rows = rows_of([12])
-    indices, _ = keep(eviction.build("streaming:sinks=3").score(rows), 7, rows.valid)
+    indices, _ = keep(eviction.build("streaming:first=3").score(rows), 7, rows.valid)
     assert indices[0].tolist() == [[0, 1, 2, 8, 9, 10, 11]] * KV
 
 
@@ -280,7 +280,7 @@ def test_rooms_of_shares_and_budgets():
     assert eviction.build("knorm:keep=0.01").room(9, 0, 4) == 1
     assert eviction.build("knorm:keep=1").room(9, 0, 4) is None
     assert eviction.build("knorm:budget=7").room(9, 0, 4) == 7
-    skips = eviction.build("knorm:keep=0.5:skip=2")
+    skips = eviction.build("knorm:keep=0.5:whole=2")
     assert [skips.room(10, layer, 4) for layer in range(4)] == [None, None, 5, 5]
 
 
@@ -318,11 +318,11 @@ def test_rows_of_a_batch_are_cut_each_by_its_own_length():
         ("snapkv:observe=0", "OBSERVE=0"),
         ("snapkv:block=0", "BLOCK=0"),
         ("pyramidkv:steep=0.5", "STEEP=0.5"),
-        ("streaming:sinks=-1", "SINKS=-1"),
+        ("streaming:first=-1", "FIRST=-1"),
         ("h2o:recent=2", "RECENT=2.0"),
         ("rkv:mix=2", "MIX=2.0"),
         ("rkv:form=both", "FORM is decode or batch"),
-        ("knorm:skip=-1", "SKIP=-1"),
+        ("knorm:whole=-1", "WHOLE=-1"),
         ("knorms", "unknown policy DROP=knorms"),
         ("knorm:window=3", "has no option 'window'"),
         ("none:keep=0.5", "evicts nothing"),

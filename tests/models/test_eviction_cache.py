@@ -12,8 +12,8 @@ from models.eviction.generate import evicting
 from models.eviction.layer import EvictingLayer
 from tests.conftest import build
 
-ONCE = ("streaming:buffer=0", "snapkv:observe=6", "snapkv:observe=6:block=4",
-        "pyramidkv:observe=6", "knorm", "knorm:skip=1", "h2o:buffer=0", "rkv:buffer=0")  # fmt: skip
+ONCE = ("streaming:buffer=0", "snapkv:observe=6", "snapkv:observe=6:block=4", "h2o:buffer=0",
+        "pyramidkv:observe=6", "knorm", "knorm:whole=1", "rkv:buffer=0")  # fmt: skip
 ROLLING = ("streaming", "h2o", "rkv:buffer=3", "knorm:buffer=2", "snapkv:observe=6:buffer=5")
 ROWS = 40
 

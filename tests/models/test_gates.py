@@ -138,5 +138,5 @@ def test_gate_7_stored_keys_of_the_first_chunk_are_fresh_ones(family, tmp_path):
     engine.full_prefill(prompt)
     target = engine.cache.kv[:, :, :, : len(prompt)].clone()
     file = store.StoredItem(tmp_path, meta, "make precompute")
-    file.cold(Stopwatch(engine.device), target)
+    file.cold(Stopwatch(engine.device), target).finish()
     assert torch.equal(target, store.read(tmp_path / store.KVS, meta, "", "kv"))

@@ -68,7 +68,7 @@ def copied(tmp_path: Path, monkeypatch) -> list[Path]:
 def built() -> Path:
     """The real library's path."""
     library.load()
-    return library.cache_dir() / "native" / f"attention-{library._key()}.so"
+    return library.cache_dir() / "native" / f"attention-{library._key(library.SOURCE)}.so"
 
 
 def kept(tmp_path: Path) -> list[Path]:
@@ -149,7 +149,7 @@ def test_another_compiler_source_or_cpu_is_another_library(bin, built, tmp_path,
 
     def name() -> None:
         fresh(monkeypatch)
-        names.add(library._key())
+        names.add(library._key(library.SOURCE))
 
     name()
     name()

@@ -135,4 +135,5 @@ def test_the_cache_folder_is_where_it_lies(tmp_path, monkeypatch, measured, pair
     assert "nothing measured yet" in layers.prospect(torch.float32)
     Choices()(*pair)
     assert [path.parent.name for path in tmp_path.rglob("*.json")] == ["linear"]
-    assert layers.prospect(torch.float32) == "oneDNN packed for 1 of 1 shapes measured so far"
+    found = layers.prospect(torch.float32)
+    assert found.startswith("oneDNN packed for 1 of 1 shapes measured so far; ")

@@ -10,8 +10,9 @@ from bench.library import Library
 from models import gate
 from models.engine import Engine
 from models.kv.capture import capture
-from models.linear import layers
+from models.linear import layers, table
 from models.linear.packed import PackedLinear, lacking
+from models.linear.table import TableHead
 from models.load import weights
 from models.load.source import ModelSource
 from models.load.weights import load
@@ -21,6 +22,9 @@ from tests.models.test_load import Tokenizer
 
 pytestmark = pytest.mark.skipif(
     any(lacking(dtype) for dtype in (torch.float32, torch.bfloat16)), reason="nothing to pack with"
+)
+needs_kernel = pytest.mark.skipif(
+    table.lacking(torch.zeros(1, 1)) is not None, reason="no kernel for a tied head"
 )
 BIAS = {"llama": {"attention_bias": True, "mlp_bias": True}}
 
@@ -96,15 +100,27 @@ def test_plain_weights_are_freed_and_packed_ones_counted():
     assert not any(p.requires_grad for p in model.parameters())
 
 
-def test_a_tied_head_costs_one_more_table():
+@needs_kernel
+def test_a_tied_head_reads_the_embeddings_own_table():
     model = build("llama", tie_word_embeddings=True)
     before = sum(p.nbytes for p in model.parameters())
-    table = model.model.embed_tokens.weight
-    copy = table.clone()
+    weight = model.model.embed_tokens.weight
+    copy = weight.clone()
     layers.pack(model, always)
-    assert sum(p.nbytes for p in model.parameters()) == before + table.nbytes
-    assert model.model.embed_tokens.weight is table
-    assert torch.equal(table, copy)
+    assert isinstance(model.lm_head, TableHead)
+    assert model.lm_head.weight is model.model.embed_tokens.weight is weight
+    assert sum(p.nbytes for p in model.parameters()) == before
+    assert torch.equal(weight, copy)
+
+
+def test_without_a_kernel_a_tied_head_costs_one_more_table(monkeypatch):
+    monkeypatch.setattr(layers.table, "lacking", lambda weight: "no kernel")
+    model = build("llama", tie_word_embeddings=True)
+    before = sum(p.nbytes for p in model.parameters())
+    weight = model.model.embed_tokens.weight
+    layers.pack(model, always)
+    assert sum(p.nbytes for p in model.parameters()) == before + weight.nbytes
+    assert model.model.embed_tokens.weight is weight
 
 
 def test_what_the_choice_leaves_stays_as_it_is():
@@ -128,7 +144,7 @@ def test_small_layers_and_other_devices_stay(monkeypatch):
     monkeypatch.setattr(layers, "lacking", lambda dtype: "nothing to pack with")
     layers.pack(model, unasked)
     assert layers.path(model) == "the library's"
-    assert layers.prospect(torch.float32) == "the library's: nothing to pack with"
+    assert layers.prospect(torch.float32).startswith("the library's: nothing to pack with; ")
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -148,7 +164,8 @@ def test_the_librarys_layers_are_back_inside_the_block_only(tied):
     with pytest.raises(IndexError), layers.unpacked(model):
         model.model.embed_tokens(torch.tensor([10**6]))
     assert kinds(model) == {PackedLinear}
-    assert layers.path(model) == "oneDNN packed"
+    ours = tied and table.lacking(before["model.embed_tokens.weight"]) is None
+    assert layers.path(model) == "oneDNN packed" + f", {layers.TABLE}" * ours
     assert [name for name, _ in model.named_modules()] == names
 
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from models.attention.packed import PackedSegments
-from models.kv import capture as capture_module
 from models.kv import sinks as sinks_module
 from models.kv.capture import capture
 from models.kv.sinks import SinkSegments
@@ -44,15 +43,6 @@ def test_a_segment_hands_out_what_its_header_leaves(llama):
     for i, span in enumerate(prompt.segments):
         assert float(without[slice(*span)].sum()) == pytest.approx(1, abs=1e-4)
         assert (float(behind[slice(*span)].sum()) < 0.999) == (i > 0)
-
-
-@pytest.mark.parametrize("pack", [1, 64, 90, 200])
-def test_packing_changes_nothing(llama, monkeypatch, pack):
-    prompt = random_prompt(9, [70, 70, 33, 70, 8], 17)
-    whole = capture(llama.engine.modules, prompt, SINK, ["sinks"]).scores["sinks"]
-    monkeypatch.setattr(capture_module, "PACK_TOKENS", pack)
-    packed = capture(llama.engine.modules, prompt, SINK, ["sinks"]).scores["sinks"]
-    assert torch.allclose(packed, whole, atol=1e-5)
 
 
 @pytest.mark.parametrize("rows", [1, 7, 40, 41])

@@ -239,7 +239,7 @@ def test_timed_reads_never_hash(stored, llama, monkeypatch):
     folder, captured, meta = stored
     item, target = store.StoredItem(folder, meta, REMEDY), torch.empty_like(captured.kv)
     item.forget()
-    item.cold(Stopwatch(llama.engine.device), target)
+    item.cold(Stopwatch(llama.engine.device), target).finish()
     item.ready(Stopwatch(llama.engine.device), target)
     assert torch.equal(target, captured.kv)
     assert torch.equal(item.scores("sinks"), captured.scores["sinks"])

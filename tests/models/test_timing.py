@@ -81,6 +81,20 @@ def test_what_is_done_aside_is_charged_to_its_own_part(machine):
     assert watch.total() == pytest.approx(21)
 
 
+def test_what_is_aside_within_what_is_aside_is_charged_once(machine):
+    watch = Stopwatch(CPU)
+    machine.work(3)
+    with watch.aside("rotate"):
+        machine.work(4)
+        with watch.aside("correct"):
+            machine.work(5)
+        machine.work(2)
+        watch.charge("load", 2)
+    watch.lap("recompute")
+    assert watch.parts == parts(recompute=3, rotate=4, correct=5, load=2)
+    assert watch.total() == pytest.approx(14)
+
+
 def test_on_cuda_what_is_done_aside_is_told_by_events_and_nothing_waits(machine, monkeypatch):
     """A layer's correction must not stop the device: its events are looked at at the next cut."""
 

@@ -85,6 +85,10 @@ LACKS = {
         lambda tools: (tools.home / "include" / toolchain.HEADER).unlink(),
         "has no curand_kernel.h",
     ),
+    "an nvcc without a toolkit": (
+        lambda tools: tool(tools.path, "nvcc", "echo none"),
+        "nvcc does not tell where its toolkit is: install the CUDA toolkit 13.x",
+    ),
     "a broken nvcc": (
         lambda tools: tool(tools.home / "bin", "nvcc", "echo no such library >&2; exit 127"),
         "nvcc does not run here (no such library)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,13 @@ import torch
 from models import engine as engine_module
 from models import gate, tuning
 from models.attention import paged
+from models.decoding.graph import BUCKET, StaticRow, keys_for
 from models.engine import Engine
 from models.errors import UserError
-from models.graph import BUCKET, StaticRow, keys_for
 from models.kv import transfer
+from models.kv.capture import capture
 from models.kv.transfer import LayerStream
+from models.selectors import make
 from models.timing import Stopwatch
 from tests.conftest import build, random_prompt
 from tests.models.library_states import SINK
@@ -67,7 +70,7 @@ def test_a_static_row_sees_nothing_behind_its_position(heads):
         assert torch.allclose(got[0, 0, head], weights @ v, atol=1e-5)
 
 
-@pytest.mark.parametrize("fast", [["graph"], ["compile"], ["compile", "graph", "events", "plan"]])
+@pytest.mark.parametrize("fast", [["graph"], ["compile"], sorted(tuning.SWITCHES)])
 def test_the_gate_covers_what_is_switched_on(prompt, fast, monkeypatch):
     monkeypatch.setattr(engine_module, "COMPILER", "eager")
     engine = Engine(build("llama"), fast=fast)
@@ -90,6 +93,34 @@ def test_parts_are_compiled_once_for_all_layers(monkeypatch):
     prefill = engine.full_prefill(random_prompt(5, [60, 71], 9))
     engine.decode(prefill, 4, ())
     assert len(made) == before, "something was compiled within a clock"
+
+
+def test_a_budget_is_cut_to_whole_tiles():
+    for budget, size, others, tile in product(range(0, 41, 3), (41, 60), (1, 7, 16), (1, 8, 16)):
+        found = tuning.whole_tiles(budget, size, others, tile)
+        fits = [k for k in range(1, budget + 1) if (k + others) % tile == 0]
+        assert found == max(fits, default=budget)
+    assert tuning.whole_tiles(60, 60, 7, 16) == 60, "all rows are wanted"
+
+
+def test_rows_that_run_fill_whole_tiles(monkeypatch):
+    """The best of them, as far as they reach."""
+    monkeypatch.setattr(tuning, "TILE", 16)
+    prompt = random_prompt(9, [70, 70, 33], 17)
+    found = {}
+    for fast in ((), ("tiles",)):
+        engine = Engine(build("llama"), fast=fast)
+        stored = gate.reader(capture(engine.modules, prompt, SINK).kv)
+        for rate in (0.0, 0.3, 1.0):
+            prefill = engine.fused_prefill(
+                prompt, stored, make("debug"), rate, torch.Generator().manual_seed(0)
+            )
+            found[fast, rate] = set(prefill.recomputed.tolist())
+    for rate in (0.0, 1.0):
+        assert found[("tiles",), rate] == found[(), rate]
+    assert len(found[(), 0.3]) == 51 + 17
+    assert len(found[("tiles",), 0.3]) == 64
+    assert found[("tiles",), 0.3] < found[(), 0.3]
 
 
 def test_a_plan_is_made_before_the_first_layer(fake, prompt, monkeypatch):  # noqa: F811

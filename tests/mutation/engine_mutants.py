@@ -73,7 +73,7 @@ MUTANTS: list[Row] = [
         ("an item is cut to one chunk", "share = max(1, MAX_TOKENS // 2)", "share = MAX_TOKENS"),
     ),
     *_in_file(
-        "models/engine.py",
+        "models/prefilling.py",
         (FINITE, LATEST, TIMING, "tests/models/test_decode.py"),
         (
             "logits of a prefill are not looked at",
@@ -84,49 +84,6 @@ MUTANTS: list[Row] = [
             "KVs of a prefill are not looked at",
             '        require_finite(self.cache.kv[:, :, :, : len(prompt)], "the KVs")\n',
             "",
-        ),
-        (
-            "decoded logits are not looked at",
-            "append(watch.total())\n            require_finite(",
-            "append(watch.total())\n            False and require_finite(",
-        ),
-        (
-            "followed logits are not looked at",
-            '            require_finite(rows[1], "the logits")\n',
-            "",
-        ),
-        ("a stale prefill is decoded", "if prefill is not self._latest:", "if False:"),
-        ("any prefill is observed", "or (full and not held.full)", ""),
-        ("another prompt's truth is compared", "held.prompt != prompt", "False"),
-        (
-            "a failed prefill is the latest",
-            "self._latest, self._behind = None, []",
-            "self._behind = []",
-        ),
-        (
-            "given tokens are believed",
-            "if self._behind[: len(known) - 1] != list(known[:-1]):",
-            "if False:",
-        ),
-        (
-            "followed tokens outlive their prefill",
-            "self._latest, self._behind = None, []",
-            "self._latest = None",
-        ),
-        (
-            "room for an answer is taken token by token",
-            "            self.cache.reserve(end)\n            rotary",
-            "            rotary",
-        ),
-        (
-            "a token stands one place too far",
-            "token, logits = step(token, n + len(out.tokens) - 1)",
-            "token, logits = step(token, n + len(out.tokens))",
-        ),
-        (
-            "a stop token is part of the answer",
-            "            if token in stop_ids:",
-            "            if False:",
         ),
         ("the choice is charged to recomputing", 'watch.lap("select")', 'watch.lap("recompute")'),
         ("the head is charged to recomputing", 'watch.lap("head")', 'watch.lap("recompute")'),
@@ -142,7 +99,7 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
-        "models/engine.py",
+        "models/prefilling.py",
         (GATES, "tests/models/test_transfer.py"),
         (
             "streamed keys stay unrotated",
@@ -153,6 +110,57 @@ MUTANTS: list[Row] = [
             "cached keys stay unrotated",
             "                rotate_(kv[0], cos, sin)",
             "                pass",
+        ),
+    ),
+    *_in_file(
+        "models/latest.py",
+        (FINITE, LATEST, TIMING, "tests/models/test_decode.py"),
+        ("a stale prefill is decoded", "if prefill is not self._latest:", "if False:"),
+        ("any prefill is observed", "or (full and not held.full)", ""),
+        ("another prompt's truth is compared", "held.prompt != prompt", "False"),
+        (
+            "a failed prefill is the latest",
+            "self._latest, self._behind = None, []",
+            "self._behind = []",
+        ),
+        (
+            "followed tokens outlive their prefill",
+            "self._latest, self._behind = None, []",
+            "self._latest = None",
+        ),
+    ),
+    *_in_file(
+        "models/decoding/continuing.py",
+        (FINITE, LATEST, TIMING, "tests/models/test_decode.py"),
+        (
+            "decoded logits are not looked at",
+            "append(watch.total())\n            require_finite(",
+            "append(watch.total())\n            False and require_finite(",
+        ),
+        (
+            "followed logits are not looked at",
+            '            require_finite(rows[1], "the logits")\n',
+            "",
+        ),
+        (
+            "given tokens are believed",
+            "if self._behind[: len(known) - 1] != list(known[:-1]):",
+            "if False:",
+        ),
+        (
+            "room for an answer is taken token by token",
+            "            self.cache.reserve(end)\n            rotary",
+            "            rotary",
+        ),
+        (
+            "a token stands one place too far",
+            "token, logits = step(token, n + len(out.tokens) - 1)",
+            "token, logits = step(token, n + len(out.tokens))",
+        ),
+        (
+            "a stop token is part of the answer",
+            "            if token in stop_ids:",
+            "            if False:",
         ),
     ),
     *_in_file(
@@ -206,13 +214,13 @@ MUTANTS: list[Row] = [
         ),
         (
             "rows that never ran are kept",
-            "        if not bool((found == positions).all() &",
-            "        if False and (",
+            "if (found != host).any() or (",
+            "if False and (",
         ),
         (
             "a kept row gets another's states",
-            "self.hidden = self.hidden[:, rows]",
-            "self.hidden = self.hidden[:, : len(rows)]",
+            "self.hidden = self.hidden[:, kept]",
+            "self.hidden = self.hidden[:, : len(kept)]",
         ),
         ("values are rotated", 'if what == "v":', 'if what == "never":'),
     ),
@@ -460,33 +468,28 @@ MUTANTS: list[Row] = [
             FINITE,
         ),
         (
-            "the header's rows are kept",
-            "(offset + segment.header, segment.start,",
-            "(offset, segment.start,",
+            "the header's last row is kept",
+            "slice(len(segment.header), None)",
+            "slice(len(segment.header) - 1, -1)",
         ),
-        ("no header is put in front", "tuple(sink) if start > 0 and not fronts else ()", "()"),
         (
-            "the prompt's first segment gets one, too",
-            "tuple(sink) if start > 0 and not fronts else ()",
-            "tuple(sink) if not fronts else ()",
+            "what stands in front takes no positions",
+            "torch.arange(before, before + length, device=device)",
+            "torch.arange(length, device=device)",
         ),
+        ("captured KVs are not looked at", '    require_finite(kv, "the captured KVs")\n', ""),
+        ("surprisal of the token before", "scores[start + 1 : stop + 1] =", "scores[start:stop] ="),
+    ),
+    *_in_file(
+        "models/kv/pieces.py",
+        ("tests/models/test_capture.py", "tests/models/test_front.py"),
+        ("no header is put in front", "header=tuple(sink)", "header=()"),
+        ("the prompt's first segment gets one, too", "if start == 0:", "if start < 0:"),
         (
             "the first chunk stands behind what the others do",
             "min(index, len(fronts)) - 1",
             "len(fronts) - 1",
         ),
-        (
-            "positions go on through a pack",
-            "torch.cat([torch.arange(length, device=device) for length in lengths])",
-            "torch.arange(len(ids), device=device)",
-        ),
-        (
-            "what stands in front takes no positions",
-            "    positions += before\n",
-            "",
-        ),
-        ("captured KVs are not looked at", '    require_finite(kv, "the captured KVs")\n', ""),
-        ("surprisal of the token before", "scores[start + 1 : stop + 1] =", "scores[start:stop] ="),
     ),
     *_in_file(
         "models/kv/sinks.py",
@@ -501,9 +504,9 @@ MUTANTS: list[Row] = [
         "models/kv/front.py",
         ("tests/models/test_front.py",),
         (
-            "only the first segment sees what stands in front",
-            "            for start in self.starts:\n",
-            "            for start in self.starts[:1]:\n",
+            "a segment sees but the first layer's front",
+            "self.front.kv[:, layer]",
+            "self.front.kv[:, 0]",
         ),
         ("a front is run for every item", "found = self._kept.pop(ids, None)", "found = None"),
     ),
@@ -541,11 +544,17 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
+        "models/tuning.py",
+        ("tests/models/test_tuning.py",),
+        ("the question does not count", "cut = (budget + others) //", "cut = budget //"),
+        ("all rows are cut too", "return budget if budget == size or", "return budget if"),
+    ),
+    *_in_file(
         "models/places.py",
         ("tests/models/test_cache.py",),
         (
             "rows behind evicted ones see too much",
-            "rows_for(backend, moved, n_keys + shift)",
+            "rows_for(backend, moved, n_keys + shift, host + shift)",
             "rows_for(backend, positions, n_keys)",
         ),
         (
@@ -555,7 +564,7 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
-        "models/evicting.py",
+        "models/decoding/evicting.py",
         (EVICTING,),
         ("nothing leaves while decoding", "return self.policy.buffer > 0 or", "return False and"),
         (
@@ -572,13 +581,50 @@ MUTANTS: list[Row] = [
         ("kept keys are not turned", "        keys.copy_(turned)\n", ""),
     ),
     *_in_file(
-        "eval/after.py",
+        "eval/item/after.py",
         ("tests/stages/test_drop.py",),
         ("an eviction takes no time", '"evict": evict_ms / max(1, steps - 1)', '"evict": 0.0'),
     ),
     *_in_file(
+        "models/linear/table.cpp",
+        ("tests/models/test_table.py",),
+        ("dimensions beyond the last register are left out", "at < bytes; at +=", "at < 0; at +="),
+        ("the ninth row takes the place of the first", "row += ROWS)", "row += ROWS + 1)"),
+        ("the last words are left out", "for (; word < end; word++)", "for (; word < 0; word++)"),
+    ),
+    *_in_file(
+        "models/linear/table.py",
+        ("tests/models/test_table.py",),
+        ("other types are read as floats", " or hidden.dtype != table.dtype", ""),
+        ("a wrong kernel is used", "return False", "pass"),
+    ),
+    *_in_file(
+        "models/linear/mlp.py",
+        ("tests/models/test_mlp.py",),
+        ("nothing is multiplied by up", ".mul_(self.up_proj(rows))", ""),
+        ("the gate is not bent", "self.act_fn(self.gate_proj(rows))", "self.gate_proj(rows)"),
+        ("the library's module keeps its packed parts", "setattr(mlp, name,", "(mlp, name,"),
+    ),
+    *_in_file(
+        "models/linear/layers.py",
+        ("tests/models/test_mlp.py", "tests/models/test_linear_layers.py"),
+        (
+            "what is timed as the library's has our MLPs",
+            "for name in blocked:\n            model.set_submodule(name, model",
+            "for name in ():\n            model.set_submodule(name, model",
+        ),
+        ("any head is taken for a tied one", "layer.weight is embedded and", ""),
+    ),
+    *_in_file(
+        "models/kv/rotate.cpp",
+        ("tests/models/test_rotary.py",),
+        ("the halves keep their sign in the kernel", "(-b * T", "(b * T"),
+        ("bfloat16 products are not rounded", "return T::read(T::write(x));", "return x;"),
+    ),
+    *_in_file(
         "models/kv/rotary.py",
-        (GATES,),
+        (GATES, "tests/models/test_rotary.py"),
+        ("keys lie wherever", " and keys.stride()[2:] == (dim, 1)", ""),
         (
             "the halves keep their sign",
             "torch.neg(layer[..., half:], out=scratch[..., :half])",
@@ -699,12 +745,16 @@ MUTANTS: list[Row] = [
     *_in_file(
         "eval/evaluator.py",
         ("tests/stages/test_not_finite.py",),
-        ("a figure that is NaN is recorded", "            _require_finite(record)\n", ""),
         (
-            "items are not named",
-            'raise UserError(f"{name}: {error}") from error',
-            "raise",
+            "a figure that is NaN is recorded",
+            "            recording.check_finite(record)\n",
+            "",
         ),
+    ),
+    *_in_file(
+        "eval/item/naming.py",
+        ("tests/stages/test_not_finite.py",),
+        ("items are not named", 'raise UserError(f"{name}: {error}") from error', "raise"),
     ),
     *_in_file(
         "eval/evaluator.py",

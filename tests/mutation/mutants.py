@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from tests.mutation import comparisons, engine_mutants, pages, report, statistics, summaries
+from tests.mutation import (
+    comparisons,
+    engine_mutants,
+    kv_mutants,
+    pages,
+    report,
+    statistics,
+    summaries,
+)
 from tests.mutation.mutant import Mutant
 
 MUTANTS = [
@@ -12,4 +20,5 @@ MUTANTS = [
     *pages.MUTANTS,
     *report.MUTANTS,
     *(Mutant(*row) for row in engine_mutants.MUTANTS),
+    *(Mutant(*row) for row in kv_mutants.MUTANTS),
 ]

@@ -6,7 +6,10 @@ import math
 
 import pytest
 
+from eval.config import SweepConfig
+from eval.variants import method_options
 from models import eviction
+from stage.options import options_of
 from tests.stages.harness import Workplace, line_of, records, refused, timeless
 from tests.stages.test_kill import copy_of
 
@@ -125,3 +128,29 @@ def test_a_bad_file_is_told_in_one_line(ready, tmp_path, text, words, said):
 )
 def test_a_bad_policy_is_told_in_one_line(ready, words, said):
     assert said in line_of(ready.run("eval", *REUSE, *words), "eval")
+
+
+OWN = """
+from dataclasses import dataclass
+from models.eviction import BasePolicy, option
+
+@dataclass
+class Policy(BasePolicy):
+    seed: int = option(0, "what it begins with")
+
+    def score(self, rows):
+        return rows.keys.float().norm(dim=-1)
+"""
+
+
+def test_a_variable_means_one_thing(ready, tmp_path):
+    """An option with the name of a command's own could not be told from it on the line."""
+    assert not options_of(SweepConfig).keys() & {
+        each.name for each in method_options(SweepConfig())
+    }
+    mine = tmp_path / "mine.py"
+    mine.write_text(OWN)
+    said = refused(ready, "eval", "--reuse", "no", "--drop", mine, "--seed", 3)
+    assert "SEED= is the command's own" in said
+    place = copy_of(ready, tmp_path, "inputs", "kvs")
+    place.ok("eval", "--reuse", "no", "--drop", f"{mine}:seed=3", "--limit", 1)

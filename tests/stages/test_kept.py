@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from eval.kept import FOLDERS, KeptAnswers
-from models.answers import Together
+from eval.item.kept import FOLDERS, KeptAnswers
+from models.decoding.answers import Together
 from models.sealed import seal
 from tests.stages.harness import records, timeless
 

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from eval.evaluator import Evaluator
 from models.kv import store
 from precompute.build import share
+from precompute.layouts import layout_of
 from stage.config import PrecomputeConfig
 from stage.options import parse
 from stage.session import begin
@@ -117,8 +118,8 @@ def test_the_progress_bar_counts_what_is_built_here(ready):
         shutil.rmtree(session.folder(item))
     own = sum(len(item.prompt) for item in items[2:])
     with tqdm(total=sum(len(item.prompt) for item in items), file=io.StringIO()) as bar:
-        tally = share(session, [], items, bar)
-        assert bar.n == bar.total == own == tally.tokens
+        tally = share(session, [], items, layout_of(session, []), bar)
+        assert bar.n == bar.total == own == tally.built.tokens
     assert (tally.items, tally.elsewhere) == (3, 2)
     files = [session.folder(item) / store.KVS for item in items[2:]]
     assert tally.bytes == sum(path.stat().st_size for path in files)

@@ -71,7 +71,7 @@ def test_a_token_whose_embedding_is_nan(ready, tmp_path):
 
 def test_a_figure_that_is_nan(ready, monkeypatch):
     """Whatever it came from, it does not reach a record."""
-    monkeypatch.setattr("eval.evaluator.mean_kl", lambda *_: math.nan)
+    monkeypatch.setattr("eval.item.recording.mean_kl", lambda *_: math.nan)
     line = line_of(ready.run("eval", "--reuse", "random"), "eval")
     assert line.startswith(f"eval: item {ready.ids()[0]}, method random: the figures of kl_mean")
     assert records(ready.runs()["random"]) == []

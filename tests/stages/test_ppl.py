@@ -158,14 +158,14 @@ def test_times_are_of_what_they_say(model):
 def test_the_command_leaves_figures_and_a_picture(tmp_path, model_folder, haystack, capsys):
     config = PplConfig(
         model=str(model_folder), outputs=str(tmp_path), haystack=str(haystack), context=64,
-        follow=8, limit=2, threads=1, keeps=[0.5, 1.0], drop=["knorm:skip=1", "h2o"], batch=2,
+        follow=8, limit=2, threads=1, keeps=[0.5, 1.0], drop=["knorm:whole=1", "h2o"], batch=2,
         device="cpu",
     )  # fmt: skip
     main(config)
     (folder,) = tmp_path.glob(f"{model_folder.name}-*/ppl/text")
     result = json.loads((folder / "ppl.json").read_text())
     assert [(row["policy"], row["keep"]) for row in result["rows"]] == [
-        ("none", 1.0), ("knorm:skip=1", 1.0), ("knorm:skip=1", 0.5), ("h2o", 1.0), ("h2o", 0.5),
+        ("none", 1.0), ("knorm:whole=1", 1.0), ("knorm:whole=1", 0.5), ("h2o", 1.0), ("h2o", 0.5),
     ]  # fmt: skip
     whole = result["rows"][0]
     for row in result["rows"]:
@@ -176,7 +176,7 @@ def test_the_command_leaves_figures_and_a_picture(tmp_path, model_folder, haysta
             assert row["kv_bytes"] == whole["kv_bytes"]
     assert result["rows"][4]["kv_bytes"] == whole["kv_bytes"] / 2
     assert (folder / "ppl.png").read_bytes().startswith(b"\x89PNG")
-    assert "knorm:skip=1" in capsys.readouterr().out
+    assert "knorm:whole=1" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

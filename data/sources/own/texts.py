@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from data.sources.haystack import read
 from data.sources.own.cells import missing
-from models.errors import UserError
 
 
 class Texts:
@@ -68,14 +68,5 @@ class Texts:
     def _of(self, paths: list[Path]) -> list[str]:
         for path in paths:
             if path not in self._read:
-                self._read[path] = _text(path)
+                self._read[path] = read(path)
         return [self._read[path] for path in paths if self._read[path]]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8-sig").strip()
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error})") from None

@@ -54,6 +54,7 @@ TABLE = (
     ),
     Shown("method", columns.METHOD, lambda row: row["method"]),
     Shown("context", columns.CONTEXT, lambda row: row["context"] or ""),
+    Shown("codec", columns.CODEC, lambda row: row["codec"] or ""),
     Shown("rate", columns.RATE, lambda row: row["rate"]),
     Shown("score", columns.SCORE, lambda row: row["score"], _ends),
     Shown("kl_mean", columns.KL_ANSWER, lambda row: row["kl_mean"], _kl_ends),

@@ -35,6 +35,7 @@ CONTROL = Style(MUTED, "dot", "x")
 # Yellow is too pale for a line on white; here it fills an area.
 PARTS = {
     "load": "#999999",
+    "decode_kv": "#D55E00",
     "transfer": "#56B4E9",
     "rotate": "#CC79A7",
     "select": "#E69F00",

@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from models.answers import Answer
-from models.evicting import Evicting
+from models.decoding.answers import Answer
+from models.decoding.evicting import Evicting
 
 
 @dataclass

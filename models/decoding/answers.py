@@ -13,7 +13,7 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 
 from models.attention.masked import Rows
 from models.attention.registry import rows_for
-from models.evicting import Evicting
+from models.decoding.evicting import Evicting
 from models.finite import NotFinite, require_finite
 from models.kv.cache import FusedCache, FusedLayer
 from models.modules import Modules

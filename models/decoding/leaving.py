@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from models.answers import Answer, Together
-from models.engine import Decoded, Prefill
-from models.evicting import Evicting
+from models.decoding.answers import Answer, Together
+from models.decoding.continuing import Decoded
+from models.decoding.evicting import Evicting
 from models.finite import require_finite
 from models.flight import Flight
+from models.prefill import Prefill
 from models.timing import Stopwatch
 
 

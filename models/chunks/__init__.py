@@ -1,0 +1,1 @@
+"""Chunk files by key: put once, verified, anywhere. Nothing here knows of prompts or models."""
