@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from eval.analysis.measures import ROUNDING
 from eval.folder import RunFolder
-from eval.study import picture, table
+from eval.study import picture, standings, table
 from eval.study.__main__ import quiet
 from eval.study.claims import PRIMARY, best_published, claims
 from eval.study.measured import times_of
@@ -98,6 +99,21 @@ def test_what_was_not_run_is_not_claimed():
     other[3]["items"][0]["id"] = "another"
     with pytest.raises(ValueError, match="ran on different items"):
         claims({"tiny": other})
+
+
+def test_the_tests_tables_are_read_from_their_page_and_drawn(tmp_path):
+    found = standings.read(Path("docs/method.md").read_text())
+    assert list(found) == ["SmolLM2", "Qwen 0.5B"]
+    small = {(row.method, row.rate): row for row in found["SmolLM2"]}
+    assert small["primer", 0.15] == ("primer", 0.15, 0.0135, 0.0103, 0.0170)
+    assert small["blend_debug", 0.15].kl == 0.0542
+    assert len(small) == 11
+    path = tmp_path / "primer.png"
+    standings.draw(found, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    for text in ("", f"A model:\n\n{standings.HEAD}\n|---|\n| x | y | .1 | high | .2 to .3 |"):
+        with pytest.raises(UserError):
+            standings.read(text)
 
 
 def test_a_tie_is_rounding():
