@@ -19,6 +19,11 @@ class BlockedMlp(nn.Module):
     mlp : the library's module, see :func:`is_gated`. Its parts become this one's.
     """
 
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+    act_fn: nn.Module
+
     def __init__(self, mlp: nn.Module) -> None:
         super().__init__()
         self._library = (mlp,)  # a tuple: not a part of this one

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,7 @@ class TableHead(nn.Module):
         nothing for it.
     """
 
-    def __init__(self, weight: nn.Parameter) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight
 
@@ -52,7 +52,7 @@ class TableHead(nn.Module):
         """The library's own layer, over the same table."""
         words, dim = self.weight.shape
         linear = nn.Linear(dim, words, bias=False, device="meta")
-        linear.weight = self.weight
+        linear.weight = cast(nn.Parameter, self.weight)
         return linear
 
 
