@@ -18,7 +18,8 @@ def test_every_mutant_still_applies(mutant):
     source = (ROOT / mutant.file).read_text(encoding="utf-8")
     changed = mutant.applied(ROOT)
     assert changed != source
-    compile(changed, mutant.file, "exec")
+    if mutant.file.endswith(".py"):
+        compile(changed, mutant.file, "exec")
     assert mutant.tests
 
 

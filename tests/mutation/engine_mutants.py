@@ -595,7 +595,7 @@ MUTANTS: list[Row] = [
     *_in_file(
         "models/linear/table.py",
         ("tests/models/test_table.py",),
-        ("other types are read as floats", " or hidden.dtype != table.dtype", ""),
+        ("a table of another type is read as floats", " or hidden.dtype != table.dtype", ""),
         ("a wrong kernel is used", "return False", "pass"),
     ),
     *_in_file(
