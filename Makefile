@@ -52,7 +52,7 @@ browser: $(READY)  ## what the tests of the report's page need: Chromium and pla
 	  || { echo "browser: no Chromium here, and it takes root and apt-get to install it: install it yourself" >&2; exit 2; }
 	@$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[browser]"
 
-faults: $(READY)  ## damage files in CASES= ways from a SEED=, and count what is silent or a traceback
+faults: $(READY)  ## damage files in CASES= ways from a SEED= (WHAT=store: chunks), and count what is silent or a traceback
 	@$(PY) -m tests.faults --make
 
 mutants: $(READY)  ## break the measuring code, one mistake at a time, and report what no test notices

@@ -29,8 +29,9 @@ COUNTS = (
     "aside."
 )
 SAVES = (
-    "load: ms of a cold TTFT, and what the disk reached. saves: ms of a question, its full prefill "
-    "less its cold TTFT, the mean over all items; here, and were the disk to read so many GB/s. "
+    "load: ms of a cold TTFT that wait for it; GB/s: what the disk reached. saves: ms of a "
+    "question, its full prefill less its cold TTFT, the mean over all items; here, and were the "
+    "disk to read so many GB/s. "
     "pays: questions until that makes up for running the chunks, and in brackets how often a chunk "
     "is used by then; -: never."
 )
@@ -125,14 +126,15 @@ def measured(
     rows = []
     for codec in config.codec:
         points = [m.points[codec] for m in samples]
-        load = sum(point.load_ms for point in points)
+        load = sum(point.load_ms for point in points) / len(points)
+        reached = sum(point.kv_bytes for point in points) / sum(m.read_ms[codec] for m in samples)
         savings = [mean_saving(items, points, disk) for disk in DISKS]
         pays = [seconds * 1e3 / saving if saving > 0 else None for saving in savings]
         rows.append(
             [
                 codec,
-                f"{load / len(points):.0f}",
-                f"{sum(point.kv_bytes for point in points) / load / 1e6:.2f}",
+                f"{load:.0f}",
+                f"{reached / 1e6:.2f}",
                 *(f"{saving:.0f}" for saving in savings),
                 *("-" if n is None else f"{n:.0f} ({n * per_question:.1f})" for n in pays),
             ]

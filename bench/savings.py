@@ -28,11 +28,15 @@ from stage.session import Session
 
 @dataclass
 class Measured:
-    """One item: what its KVs take to make, and a point of the break-even under each codec."""
+    """One item: what its KVs take to make, and by codec a point of the break-even.
+
+    ``read_ms`` is what the reading took, whoever waited for it.
+    """
 
     tokens: int
     precompute_ms: float
     points: dict[str, Point]
+    read_ms: dict[str, float]
 
 
 def measure(
@@ -60,7 +64,7 @@ def measure(
         precompute_ms = (perf_counter() - start) * 1e3
         for each in list(stored.values())[1:]:
             each.put_all(kv, scores)
-        loads: dict[str, list[float]] = {codec: [] for codec in stored}
+        loads, reads = ({codec: list[float]() for codec in stored} for _ in range(2))
 
         def cold_ms(codec: str) -> float:
             read = stored[codec]
@@ -76,6 +80,8 @@ def measure(
                 headers=session.headers(item),
             )
             loads[codec].append(prefill.parts_ms["load"])
+            if read.stream is not None:
+                reads[codec].append(read.stream.reading.read_ms)
             return prefill.ttft_ms
 
         engine.cache.reserve(len(item.prompt))
@@ -89,8 +95,10 @@ def measure(
             load = median(loads[codec][-rounds:])
             compute = timed[codec].median - load
             full = timed["full"].median
-            points[codec] = Point(n, precompute_ms, full, compute, load, read.nbytes)
-    return Measured(n, precompute_ms, points)
+            layers = len(engine.modules.layers)
+            points[codec] = Point(n, precompute_ms, full, compute, load, read.nbytes, layers)
+        read_ms = {codec: median(reads[codec][-rounds:]) for codec in stored}
+    return Measured(n, precompute_ms, points, read_ms)
 
 
 def _stored(session: Session, item: Item, chunks: ChunkStore) -> ChunkedItem:

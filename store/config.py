@@ -30,7 +30,7 @@ class GcConfig(StoreConfig):
     """Remove chunks that nobody refers to and, above a budget, those not used longest."""
 
     bytes: str | None = option(None, "a budget, as 50GB: the least recently used go above it")
-    grace: float = option(60.0, "minutes for which a chunk that nobody refers to stays (60)")
+    grace: float = option(60.0, "minutes since its last use that an unnamed chunk stays (60)")
     dry: bool = option(False, "1 says what would go, and removes nothing")
 
     def __post_init__(self) -> None:

@@ -81,7 +81,8 @@ def _sorted_out(
                     f"nothing was removed: {len(troubles)} manifests cannot be read, and nobody "
                     f"knows which chunks they name: {troubles[0]}, or kvfuse store rm removes it"
                 )
-            going = [chunk for chunk in index.unreferenced() if chunk.made <= before]
+            unreferenced = index.unreferenced()
+            going = [chunk for chunk in unreferenced if max(chunk.made, chunk.used) <= before]
             everything = index.oldest()
         keys = {chunk.key for chunk in going}
         orphans += [(model, chunk) for chunk in going]

@@ -42,8 +42,10 @@ def _remote(url: str) -> list[str]:
     files, base = connect(url)
 
     def found() -> list[str]:
-        models = [str(path).rstrip("/") for path in files.ls(base, detail=False)]
-        return sorted(path.rpartition("/")[2] for path in models if files.isdir(f"{path}/{CHUNKS}"))
+        files.invalidate_cache()
+        entries = files.ls(base, detail=True)
+        folders = [str(entry["name"]) for entry in entries if entry["type"] == "directory"]
+        return sorted(path.rstrip("/").rpartition("/")[2] for path in folders)
 
     try:
         return call(url, Patience(), lambda progress: found())

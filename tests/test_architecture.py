@@ -16,7 +16,7 @@ ALLOWED = {
     "precompute": {"precompute", "chunk", "stage", "data", "models"},
     "store": {"store", "precompute", "chunk", "stage", "data", "models"},
     "eval": {"eval", "store", "precompute", "chunk", "stage", "data", "models"},
-    "bench": {"bench", "precompute", "chunk", "stage", "data", "models"},
+    "bench": {"bench", "store", "precompute", "chunk", "stage", "data", "models"},
     "kvfuse": {
         "kvfuse",
         "bench",

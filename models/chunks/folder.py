@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +22,7 @@ from models.chunks.names import key_of, name_of
 from models.chunks.pins import Pins, is_unused, remove_unused
 from models.chunks.troubles import Damaged, Missing, reading
 
+TEMPORARY = ".*.tmp"
 DEAD_AFTER = 60.0  # seconds: until then a file without a lock may be one that was just opened
 
 
@@ -89,14 +92,15 @@ class Folder:
         so where the chunk is pinned.
         """
         path = self.path(key)
-        lock = -1
+        lock, known = -1, path.parent.is_dir()
         try:
             with writing(path) as file:
                 lock = os.dup(file.fileno())  # the lock lasts as long as any descriptor of the file
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 yield file
             sync_folder(path.parent)
-            sync_folder(self.root)  # its folder may be new
+            if not known:
+                sync_folder(self.root)
             self._pins.replaced(key, path)
         finally:
             if lock >= 0:
@@ -125,9 +129,10 @@ class Folder:
         for entry in self._entries():
             key = key_of(entry.name)
             if key and entry.path == str(self.path(key)):
-                with contextlib.suppress(FileNotFoundError):
-                    stat = entry.stat()
-                    yield Chunk(key, stat.st_size, stat.st_mtime_ns, stat.st_atime_ns)
+                with reading(Path(entry.path)), contextlib.suppress(FileNotFoundError):
+                    found = _file(entry)
+                    if found:
+                        yield Chunk(key, found.st_size, found.st_mtime_ns, found.st_atime_ns)
 
     def check(self, key: str) -> int:
         """Look at a chunk's bytes, without noting a use; returns how many they are."""
@@ -138,13 +143,19 @@ class Folder:
     def tidy(self, dry: bool = False) -> int:
         """Remove temporary files of processes that died while they wrote; returns how many."""
         found = []
-        for entry in self._entries():
-            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
-                with contextlib.suppress(FileNotFoundError):
-                    if time.time() - entry.stat().st_mtime > DEAD_AFTER:
-                        found.append(Path(entry.path))
+        for path in self._temporaries():
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > DEAD_AFTER:
+                    found.append(path)
         with disk_errors(self.root):
             return sum(is_unused(path) if dry else remove_unused(path) for path in found)
+
+    def _temporaries(self) -> Iterator[Path]:
+        """Files that were not given their names."""
+        yield from self.root.glob(TEMPORARY)
+        for entry in self._entries():
+            if entry.name.startswith(".") and entry.name.endswith(".tmp"):
+                yield Path(entry.path)
 
     def remove(self, chunk: Chunk) -> bool:
         """Remove a chunk unless it is pinned or was used since ``chunk`` was looked at.
@@ -170,6 +181,17 @@ class Folder:
         for folder in folders:
             with reading(Path(folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 yield from os.scandir(folder)
+
+
+def _file(entry: os.DirEntry[str]) -> os.stat_result | None:
+    """What is known of a file; None for anything else, as a folder or a link to itself."""
+    try:
+        found = entry.stat()
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def touch(path: Path) -> None:

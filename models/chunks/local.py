@@ -23,23 +23,24 @@ class Local(Folder):
 
     def manifest(self, owner: str) -> dict[str, Any]:
         """An owner's manifest."""
-        return manifests.read(self._manifest(owner))
+        return manifests.read(self.root.parent, owner)
 
     def refer(self, owner: str, keys: Sequence[str], content: Mapping[str, Any]) -> None:
         """Write an owner's manifest."""
-        manifests.write(self._manifest(owner), keys, content)
+        manifests.write(self.root.parent, owner, keys, content)
 
     def release(self, owner: str) -> None:
         """Remove an owner's manifest, if there is one."""
-        path = self._manifest(owner)
+        path = self.root.parent / manifests.name_of(owner)
         with disk_errors(path):
             path.unlink(missing_ok=True)
 
+    def _temporaries(self) -> Iterator[Path]:
+        yield from super()._temporaries()
+        yield from self.root.parent.glob(f"*/*/.{manifests.NAME}.*.tmp")
+
     def _keys(self, owner: str) -> list[str]:
         return manifests.keys_of(self.manifest(owner))
-
-    def _manifest(self, owner: str) -> Path:
-        return self.root.parent / manifests.name_of(owner)
 
     def _owners(self) -> Iterator[Owner]:
         base = self.root.parent
@@ -48,12 +49,13 @@ class Local(Folder):
                 continue
             for item in _folders(dataset):
                 path = item / manifests.NAME
-                with reading(path):
-                    try:
-                        stat = path.stat()
-                    except FileNotFoundError:
-                        continue
-                stamp = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+                try:
+                    stat = path.stat()
+                    stamp = f"{stat.st_ino} {stat.st_size} {stat.st_mtime_ns}"
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    stamp = ""  # why is told when it is read
                 yield Owner(item.relative_to(base).as_posix(), stamp)
 
 

@@ -20,26 +20,28 @@ KIND = "manifest"
 CHUNKS = "chunks"
 
 
-def encode(keys: Sequence[str], content: Mapping[str, Any]) -> bytes:
+def encode(owner: str, keys: Sequence[str], content: Mapping[str, Any]) -> bytes:
     """A manifest's text: the keys in order, and what else is to be kept with them."""
-    if {"kind", CHUNKS} & content.keys():
-        raise ValueError("kind and chunks are the manifest's own")
-    sealed = seal({"kind": KIND, CHUNKS: list(keys), **content})
+    if {"kind", "owner", CHUNKS} & content.keys():
+        raise ValueError("kind, owner and chunks are the manifest's own")
+    sealed = seal({"kind": KIND, "owner": owner, CHUNKS: list(keys), **content})
     return json.dumps(sealed, allow_nan=False).encode() + b"\n"
 
 
-def decode(text: bytes, place: object) -> dict[str, Any]:
+def decode(text: bytes, owner: str, place: object) -> dict[str, Any]:
     """A manifest from its text.
 
     Raises
     ------
-    Damaged : it is none, or changed since it was written; ``place`` says which.
+    Damaged : it is none, another owner's, or changed since it was written; ``place`` says which.
     """
     try:
         found = unseal(parse(text))
         keys = found.get(CHUNKS)
         if found.get("kind") != KIND or not isinstance(keys, list) or not all(map(is_key, keys)):
             raise ValueError("no manifest")
+        if found.get("owner") != owner:
+            raise ValueError("another item's manifest")
     except ValueError as error:
         raise damaged(place, str(error).splitlines()[0]) from None
     return found
@@ -69,15 +71,17 @@ def owner_of(name: str) -> str | None:
     return owner if last == NAME and owner.count("/") == 1 else None
 
 
-def read(path: Path) -> dict[str, Any]:
-    """A manifest; raises Missing, Damaged, Forbidden or Unreachable."""
+def read(base: Path, owner: str) -> dict[str, Any]:
+    """A manifest below a model's folder; raises Missing, Damaged, Forbidden or Unreachable."""
+    path = base / name_of(owner)
     with reading(path):
         text = path.read_bytes()
-    return decode(text, path)
+    return decode(text, owner, path)
 
 
-def write(path: Path, keys: Sequence[str], content: Mapping[str, Any]) -> None:
+def write(base: Path, owner: str, keys: Sequence[str], content: Mapping[str, Any]) -> None:
     """Write a manifest, complete or not at all."""
+    path = base / name_of(owner)
     with writing(path) as file:
-        file.write(encode(keys, content))
+        file.write(encode(owner, keys, content))
     sync_folder(path.parent)

@@ -45,7 +45,7 @@ class Pins:
         with self._guard:
             if key not in self._wanted or key in self._held:
                 return
-            with contextlib.suppress(FileNotFoundError, PermissionError, IsADirectoryError):
+            with contextlib.suppress(OSError):  # why is told when the file is read
                 file = _opened(path)
                 fcntl.flock(file, fcntl.LOCK_SH)
                 if _is_at(file, path):

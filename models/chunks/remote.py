@@ -49,19 +49,18 @@ class Remote:
         ------
         UserError : there is no such file system, or its package is not installed.
         """
-        self.url = url.rstrip("/")
         self.cache = cache
         self._patience = patience
-        self._files: Any
-        self._files, base = connect(self.url)
-        self._base = base
+        self._above, _, self._folder = url.rstrip("/").rpartition("/")
+        self._files, self._base = connect(self._above)
         self._objects = url.partition("://")[0] in _OBJECTS
 
     def open(self, key: str, verify: bool = False) -> ChunkFile:
         """The chunk's file in the cache; fetched where it is not there, or not whole."""
-        if not self.cache.folder.holds(key, verify):
-            self._fetch(key)
-        return self.cache.folder.open(key)
+        with self.cache.folder.pin([key]):
+            if not self.cache.folder.holds(key, verify):
+                self._fetch(key)
+            return self.cache.folder.open(key)
 
     def holds(self, key: str, verify: bool = False) -> bool:
         """Whether the remote has the chunk; with ``verify`` it is fetched and looked at too."""
@@ -97,7 +96,7 @@ class Remote:
     def remove(self, chunk: Chunk) -> bool:
         """Remove a chunk from the remote; its copies in caches stay."""
         with contextlib.suppress(Missing):
-            self._call(name_of(chunk.key), lambda at, _: self._files.rm_file(at))
+            self._call(self._chunk(chunk.key), lambda at, _: self._files.rm_file(at))
         return True
 
     def files(self) -> Files:
@@ -108,7 +107,7 @@ class Remote:
             found[:] = self._listing()
             for name, info in found:
                 key = key_of(name)
-                if key:
+                if key and name == self._chunk(key):
                     made = _time(info)
                     yield Chunk(key, int(info["size"]), made, made)
 
@@ -130,28 +129,30 @@ class Remote:
 
     def manifest(self, owner: str) -> dict[str, Any]:
         """An owner's manifest."""
-        name = f"../{manifests.name_of(owner)}"
-        text = self._call(name, lambda at, _: self._files.cat_file(at))
-        return manifests.decode(text, self._place(name))
+        name = manifests.name_of(owner)
+        place = self._place(name)
+        return self._call(
+            name, lambda at, _: manifests.decode(self._files.cat_file(at), owner, place)
+        )
 
     def refer(self, owner: str, keys: Sequence[str], content: Mapping[str, Any]) -> None:
         """Write an owner's manifest."""
-        text = manifests.encode(keys, content)
+        text = manifests.encode(owner, keys, content)
 
         def write(at: str, _: Progress) -> None:
             with self._becoming(at) as target:
                 self._files.pipe_file(target, text)
 
-        self._call(f"../{manifests.name_of(owner)}", write)
+        self._call(manifests.name_of(owner), write)
 
     def release(self, owner: str) -> None:
         """Remove an owner's manifest, if there is one."""
         with contextlib.suppress(Missing):
-            self._call(f"../{manifests.name_of(owner)}", lambda at, _: self._files.rm_file(at))
+            self._call(manifests.name_of(owner), lambda at, _: self._files.rm_file(at))
 
     def _fetch(self, key: str) -> int:
         """Fetch a chunk into the cache, verified; returns its bytes."""
-        place = self._place(name_of(key))
+        place = self._place(self._chunk(key))
 
         def fetch(at: str, progress: Progress) -> int:
             with self._files.open(at, "rb") as source, self.cache.folder.written(key) as file:
@@ -168,7 +169,7 @@ class Remote:
                 return found.nbytes
 
         with self.cache.folder.pin([key]):
-            size = self._call(name_of(key), fetch)
+            size = self._call(self._chunk(key), fetch)
             self.cache.grown(size)
         return size
 
@@ -179,9 +180,9 @@ class Remote:
             with self._becoming(at) as target:
                 self._files.put_file(str(path), target, callback=_Noted(progress))
 
-        self._call(name_of(key), upload)
+        self._call(self._chunk(key), upload)
         if self._size(key) != path.stat().st_size:
-            raise Unreachable(f"{self._place(name_of(key))} was cut short; try again")
+            raise Unreachable(f"{self._place(self._chunk(key))} was cut short; try again")
 
     @contextlib.contextmanager
     def _becoming(self, at: str) -> Iterator[str]:
@@ -197,39 +198,67 @@ class Remote:
             yield temporary
             self._files.mv(temporary, at)
         except BaseException:
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(Exception):  # the remote fails: what went wrong first is told
                 self._files.rm_file(temporary)
             raise
 
     def _size(self, key: str) -> int:
-        return int(self._call(name_of(key), lambda at, _: self._files.info(at)["size"]))
+        return int(self._call(self._chunk(key), lambda at, _: self._files.info(at)["size"]))
 
     def _listing(self) -> list[tuple[str, dict[str, Any]]]:
         """Names below the model's folder, with what the remote says of each."""
-        above = self._base.rpartition("/")[0]
 
-        def listing(_: str, progress: Progress) -> list[tuple[str, dict[str, Any]]]:
-            found = self._files.find(above, detail=True)
-            return [(name.removeprefix(above).lstrip("/"), info) for name, info in found.items()]
+        def listing(at: str, progress: Progress) -> list[tuple[str, dict[str, Any]]]:
+            found = self._found(at, progress)
+            return [(name.removeprefix(at).lstrip("/"), info) for name, info in found]
 
         try:
-            return self._call("..", listing)
+            return self._call("", listing)
         except Missing:
             return []
 
-    def _place(self, name: str) -> str:
-        base = self.url
-        while name.startswith(".."):
-            base, name = base.rpartition("/")[0], name[2:].lstrip("/")
-        return f"{base}/{name}".rstrip("/")
+    def _found(self, above: str, progress: Progress) -> list[tuple[str, dict[str, Any]]]:
+        """Files up to two folders below; all of them, or an error.
+
+        fsspec's own ``find`` leaves out what it cannot list, unless it asks an object store once:
+        chunks whose manifests were left out would be taken for garbage.
+        """
+        if self._objects:
+            return list(self._files.find(above, detail=True).items())
+        found = []
+        folders = [(above, 0)]
+        while folders:
+            path, depth = folders.pop()
+            try:
+                entries = self._files.ls(path, detail=True)
+            except FileNotFoundError:
+                if not depth:
+                    raise
+                raise OSError(f"{path} went while it was listed") from None
+            progress.note()
+            for entry in entries:
+                name = str(entry["name"]).rstrip("/")
+                if entry["type"] != "directory":
+                    found.append((name, entry))
+                elif depth < 2:
+                    folders.append((name, depth + 1))
+        return found
+
+    def _chunk(self, key: str) -> str:
+        return f"{self._folder}/{name_of(key)}"
 
     def _call(self, name: str, work: Callable[[str, Progress], T]) -> T:
         """Do ``work`` with a name's path on the remote; see :func:`models.chunks.wire.call`."""
-        place = self._place(name)
-        at = self._base + place.removeprefix(self.url)
-        if name.startswith(".."):
-            at = self._base.rpartition("/")[0] + place.removeprefix(self.url.rpartition("/")[0])
-        return call(place, self._patience, lambda progress: work(at, progress))
+
+        def fresh(progress: Progress) -> T:
+            self._files.invalidate_cache()  # what was listed before may have changed since
+            return work(f"{self._base}/{name}".rstrip("/"), progress)
+
+        return call(self._place(name), self._patience, fresh)
+
+    def _place(self, name: str) -> str:
+        """A name as messages have it."""
+        return f"{self._above}/{name}".rstrip("/")
 
 
 class _Noted(Callback):

@@ -114,7 +114,7 @@ class ChunkStore:
         Parameters
         ----------
         owner : ``<dataset-folder>/item_<id>``.
-        content : anything that JSON holds; ``kind`` and ``chunks`` are taken.
+        content : anything that JSON holds; ``kind``, ``owner`` and ``chunks`` are taken.
         """
         self._at.refer(owner, keys, content or {})
 

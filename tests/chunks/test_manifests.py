@@ -21,7 +21,9 @@ def test_a_manifest_keeps_order_and_repetitions(store):
     store.refer("2wikimqa/item_3", KEYS, {"codec": "none"})
     assert (Path(store.root).parent / "2wikimqa" / "item_3" / "kvs.json").is_file()
     found = store.manifest("2wikimqa/item_3")
-    assert found == {"kind": "manifest", "chunks": KEYS, "codec": "none"}
+    assert found == {
+        "kind": "manifest", "owner": "2wikimqa/item_3", "chunks": KEYS, "codec": "none",
+    }  # fmt: skip
     store.release("2wikimqa/item_3")
     store.release("2wikimqa/item_3")
     with pytest.raises(Missing):
@@ -31,7 +33,11 @@ def test_a_manifest_keeps_order_and_repetitions(store):
 def test_an_edited_one_is_refused(store):
     store.refer("2wikimqa/item_3", KEYS)
     path = Path(store.root).parent / "2wikimqa" / "item_3" / "kvs.json"
-    for text in (path.read_text().replace("cdcd", "cdce"), "{}", "[", "", "\xff"):
+    store.refer("2wikimqa/item_4", KEYS)
+    other = path.read_text().replace("item_3", "item_4")
+    another = (path.parent.parent / "item_4" / "kvs.json").read_text()
+    edited = path.read_text().replace("cdcd", "cdce")
+    for text in (edited, other, another, "{}", "[", "", "\xff"):
         path.write_text(text, encoding="latin-1")
         with pytest.raises(Damaged, match=r"kvs\.json is damaged"):
             store.manifest("2wikimqa/item_3")

@@ -1,15 +1,18 @@
 """``make faults``: damage every kind of file in many ways, and count what becomes of it.
 
-Run it from the repository root: ``python -m tests.faults CASES=2000 SEED=0``. Exit code 1 says that
-something was silently wrong or ended in a traceback; each such case is printed with its seed.
+Run it from the repository root: ``python -m tests.faults CASES=2000 SEED=0``, and with
+``WHAT=store`` for the chunk store. Exit code 1 says that something was silently wrong or ended in a
+traceback; each such case is printed with its seed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -18,13 +21,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from kvfuse.variables import from_make
+from models.errors import UserError
 from stage.options import command, option
 from tests.faults.cases import attempt, plan
+from tests.faults.chunks import cases as chunks
+from tests.faults.chunks.room import workroom as store_room
 from tests.faults.stand import Stand, workroom
 from tests.faults.table import Count, table
-from tests.faults.verdict import REFUSED, RIGHT
+from tests.faults.verdict import REFUSED, RIGHT, Verdict
 
 FAILED = 1
+Found = Iterator[tuple[Any, tuple[str, str], Verdict]]
 
 
 @dataclass
@@ -33,20 +40,36 @@ class FaultsConfig:
 
     cases: int = option(2000, "how many cases; each kind of damage comes at least once (2000)")
     seed: int = option(0, "decides which file is damaged, and where (0)")
+    what: str = option("stages", "stages (what evaluations read), or store (the chunk store)")
+
+    def __post_init__(self) -> None:
+        if self.what not in ("stages", "store"):
+            raise UserError(f"WHAT={self.what}: give stages or store")
 
 
 def main(config: FaultsConfig) -> None:
     """Try all cases; print each failure, and the table."""
     counts: dict[tuple[str, str], Count] = {}
-    with workroom() as room, Stand(Path(room)).ready() as stand:
-        for case in tqdm(plan(config.cases, config.seed), "faults", unit="case", disable=None):
-            found = attempt(stand, case)
-            counts.setdefault((case.target, case.damage), Count()).add(found)
-            if found.outcome not in (RIGHT, REFUSED):
-                tqdm.write(f"{found.outcome}: {case}: {found.detail}")
+    for what, pair, found in (_of_store if config.what == "store" else _of_stages)(config):
+        counts.setdefault(pair, Count()).add(found)
+        if found.outcome not in (RIGHT, REFUSED):
+            tqdm.write(f"{found.outcome}: {what}: {found.detail}")
     print(table(counts))
     if any(count.failures for count in counts.values()):
         raise SystemExit(FAILED)
+
+
+def _of_stages(config: FaultsConfig) -> Found:
+    with workroom() as room, Stand(Path(room)).ready() as stand:
+        for case in tqdm(plan(config.cases, config.seed), "faults", unit="case", disable=None):
+            yield case, (case.target, case.damage), attempt(stand, case)
+
+
+def _of_store(config: FaultsConfig) -> Found:
+    with store_room() as room:
+        planned = chunks.plan(config.cases, config.seed)
+        for case in tqdm(planned, "faults", unit="case", disable=None):
+            yield ", ".join(case), case[:2], chunks.attempt(room, case)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from tests.mutation import (
     pages,
     report,
     statistics,
+    store_mutants,
     summaries,
 )
 from tests.mutation.mutant import Mutant
@@ -21,4 +22,5 @@ MUTANTS = [
     *report.MUTANTS,
     *(Mutant(*row) for row in engine_mutants.MUTANTS),
     *(Mutant(*row) for row in kv_mutants.MUTANTS),
+    *(Mutant(*row) for row in store_mutants.MUTANTS),
 ]
