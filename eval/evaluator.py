@@ -223,7 +223,10 @@ class Evaluator:
                 delta_kv, delta_attn = self.engine.deviations(reference.truth)
         timed = not variant.oracle
         limit = flop_limit(self.engine.modules, len(item.prompt), ready.passes)
-        found = recording.times(cold, ready, dropped, limit, timed)
+        assert variant.where is not None, "a method reads from somewhere"
+        stream = reference.stored[variant.where].stream
+        reading = stream.reading if cold and stream else None
+        found = recording.times(cold, ready, dropped, limit, timed, reading)
         return {"delta_kv": delta_kv, "delta_attn": delta_attn, **found}, ready
 
     def _score(self, item: Item, tokens: list[int]) -> tuple[str, float | None]:

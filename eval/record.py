@@ -55,6 +55,7 @@ class Record(BaseModel):
     load_ms: float | None
     answer_kept: bool
     page_cache_dropped: bool | None
+    reading: dict[str, float | None] | None = None
     kvfuse: str
 
 

@@ -93,6 +93,7 @@ def summarize(records: Sequence[dict[str, Any]], dataset: Dataset, seed: int) ->
         "select_ms": _median([part["select"] for part in ready_parts]),
         "correct_ms": _median([part["correct"] for part in ready_parts]),
         "load_ms": _median(column("load_ms")),
+        "reading": reading(records),
         "stored_bytes_per_token": _per_token(records),
         "answers_kept": sum(record["answer_kept"] for record in records),
         "full_prefill_ms": spread(full, seed),
@@ -125,6 +126,15 @@ def tpot_parts(
         return None
     chosen = middle([total for _, total in known])
     return {name: float(np.mean([known[i][0][name] for i in chosen])) for name in known[0][0]}
+
+
+def reading(records: Sequence[dict[str, Any]]) -> dict[str, float] | None:
+    """Medians of what cold readings took, see :class:`models.kv.overlap.Reading`."""
+    found = [record["reading"] for record in records if record.get("reading")]
+    if not found:
+        return None
+    known = {name: [each[name] for each in found if each[name] is not None] for name in found[0]}
+    return {name: float(np.median(values)) for name, values in known.items() if values}
 
 
 def _per_token(records: Sequence[dict[str, Any]]) -> float | None:

@@ -16,6 +16,7 @@ from eval.item.reference import Reference
 from eval.variants import Variant
 from models.engine import Prefill
 from models.finite import require_finite
+from models.kv.overlap import Reading
 from models.prompt import Prompt
 from stage import environment
 
@@ -61,6 +62,7 @@ def times(
     dropped: bool | None,
     flop_limit: float,
     timed: bool = True,
+    reading: Reading | None = None,
 ) -> dict[str, Any]:
     """Times to the first token, and what bounds them; an oracle (not ``timed``) has none.
 
@@ -68,6 +70,7 @@ def times(
     ----------
     dropped : whether the page cache was dropped before the cold one.
     flop_limit : how many times less arithmetic it needed than the full prefill.
+    reading : what reading from the disk took, cold.
     """
     return {
         "ttft_ms": {
@@ -78,6 +81,14 @@ def times(
         "ttft_parts_ready_ms": ready.parts_ms if timed else None,
         "flop_limit": flop_limit if timed else None,
         "page_cache_dropped": dropped,
+        "reading": {
+            "bytes_per_s": reading.bytes_per_s,
+            "visible": reading.visible,
+            "read_ms": reading.read_ms,
+            "decode_ms": reading.decode_ms,
+        }
+        if reading and timed
+        else None,
     }
 
 

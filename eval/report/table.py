@@ -77,6 +77,7 @@ def _times(result: dict[str, Any]) -> list[str]:
         if result[kept]:
             parts = ", ".join(f"{part} {ms:.1f}" for part, ms in result[kept].items())
             lines.append(f"{when} TTFT by part, ms: {parts}")
+    lines += _reading(result)
     measured = {when: times for when, times in result["ttft_ms"].items() if times}
     measured["full prefill"] = result["full_prefill_ms"]
     p95 = ", ".join(f"{when} {times['p95']:.0f}" for when, times in measured.items())
@@ -84,6 +85,20 @@ def _times(result: dict[str, Any]) -> list[str]:
     if False in dropped:
         lines.append("the system did NOT drop the KVs from memory: cold is not cold here")
     return [*lines, f"TTFT p95, ms: {p95}"]
+
+
+def _reading(result: dict[str, Any]) -> list[str]:
+    """How fast the disk was, and how much of it showed; results of earlier versions lack it."""
+    found = result.get("reading")
+    if not found or not {"bytes_per_s", "visible"} <= found.keys():
+        return []
+    took = f"{found['read_ms']:.1f} ms"
+    if found["decode_ms"] >= 0.05:
+        took += f", {found['decode_ms']:.1f} ms decoding"
+    return [
+        f"cold reading: {found['bytes_per_s'] / 1e6:.0f} MB/s, {took}; "
+        f"{found['visible'] * 100:.0f}% of the reading was waited for"
+    ]
 
 
 def _more_scores(result: dict[str, Any]) -> list[str]:

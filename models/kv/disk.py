@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -20,9 +21,10 @@ class Disk:
         """A measured reading begins: nothing was asked of the disk so far."""
 
     def ahead(self, file: int, offset: int, nbytes: int) -> None:
-        """These bytes will be read soon."""
+        """These bytes will be read soon; advice, which a system need not take."""
         if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(file, offset, nbytes, os.POSIX_FADV_WILLNEED)
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(file, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def read(self, file: int, buffers: Buffers, offset: int) -> None:
         """Fill the buffers, one behind the other, with what lies at ``offset``.

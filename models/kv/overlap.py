@@ -190,21 +190,23 @@ class ReadAhead:
                 self.prepare(layer)
 
     def _wait(self, layer: int) -> None:
-        if self._side is not None:
+        """Wait until a layer is there; on CUDA, events tell how long the device did."""
+        begun = perf_counter()
+        if self._side is None:
+            self._until(layer)
+        else:
             with self.watch.aside(PARTS[0]):
                 self._until(layer)
                 current = torch.cuda.current_stream(self.target.device)
                 current.wait_event(self._events[layer])
-            return
-        begun = perf_counter()
-        self._until(layer)
         done = perf_counter()
         for reading, decoding, placed in self._spans[: layer + 1]:
             if placed > begun:
                 cuts = [min(max(cut, begun), done) for cut in (reading, decoding, placed)]
                 self._note(*cuts)
-                for part, (since, until) in zip(PARTS, pairwise(cuts), strict=True):
-                    self.watch.charge(part, (until - since) * 1e3)
+                if self._side is None:
+                    for part, (since, until) in zip(PARTS, pairwise(cuts), strict=True):
+                        self.watch.charge(part, (until - since) * 1e3)
 
     def _until(self, layer: int) -> None:
         with self._news:

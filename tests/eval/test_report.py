@@ -203,6 +203,14 @@ def test_every_module_that_make_runs_is_there(module):
     assert not found.submodule_search_locations or find_spec(f"{module}.__main__")
 
 
+def test_details_say_how_fast_the_disk_was_and_how_much_of_it_showed():
+    reading = {"bytes_per_s": 1.2e9, "visible": 0.35, "read_ms": 50.0, "decode_ms": 12.0}
+    told = "cold reading: 1200 MB/s, 50.0 ms, 12.0 ms decoding; 35% of the reading was waited for"
+    assert told in details(result(reading=reading))
+    assert "50.0 ms; 35%" in details(result(reading=reading | {"decode_ms": 0.0}))
+    assert "cold reading" not in details(result(reading=None))
+
+
 def test_one_run_alone_is_compared_with_nothing():
     assert compared([result()]) == table([result()])
 

@@ -133,6 +133,14 @@ def test_medians_of_what_is_timed_and_means_of_what_is_scored():
     assert found["score_by_length"] is None
 
 
+def test_readings_are_summarised_by_their_medians():
+    each = [{"bytes_per_s": 10.0 * i or None, "visible": i / 10, "read_ms": 7.0} for i in range(4)]
+    records = [record(i, reading=reading) for i, reading in enumerate(each)]
+    found = summarize([*records, record(4)], datasets.get("2wikimqa"), 0)["reading"]
+    assert found == {"bytes_per_s": 20.0, "visible": pytest.approx(0.15), "read_ms": 7.0}
+    assert summary()["reading"] is None
+
+
 def test_what_was_not_measured_has_no_figure():
     found = summary(ttft_ms={"cold": None, "ready": None}, tpot_ms=None, load_ms=None)
     assert found["ttft_ms"] == found["speedup"] == {"cold": None, "ready": None}

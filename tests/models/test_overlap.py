@@ -209,7 +209,7 @@ def test_a_file_that_ends_early_is_told_in_one_line(llama, item, method, monkeyp
 
 def test_a_prefill_that_fails_leaves_no_thread(llama, item, monkeypatch):
     stored, _ = item
-    monkeypatch.setattr("models.engine.choose", lambda *_: 1 / 0)
+    monkeypatch.setattr("models.prefilling.choose", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         fuse(llama, stored.cold)
     assert alive() == []
@@ -319,6 +319,16 @@ def test_on_cuda_copies_run_beside_the_computation_and_are_waited_for(monkeypatc
     streams.log.clear()
     stream.drain()
     assert streams.log == [("compute", "waits for", "side")]
+    assert stream.reading.layers == 4
+
+
+def test_on_cuda_the_host_s_waiting_is_noted(monkeypatch):
+    Streams(monkeypatch)
+    source = Steps(free=0)
+    stream = ReadAhead(source, target().as_subclass(OnCuda), Stopwatch(CPU)).start()
+    threading.Timer(0.05, source.permits.release, [4]).start()
+    stream.finish()
+    assert 0 < stream.reading.waited_ms <= stream.reading.read_ms
 
 
 def test_on_cuda_a_file_comes_through_memory_that_stays_ready(item, monkeypatch):

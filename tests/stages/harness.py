@@ -19,11 +19,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 import eval.__main__ as eval_stage
+import eval.codecs as codecs_stage
 import eval.gate as gate_stage
 import eval.report.__main__ as report_stage
 import eval.sweep as sweep_stage
 import precompute.__main__ as precompute_stage
 from data import datasets
+from eval.codecs import CodecsConfig
 from eval.config import EvalConfig, SweepConfig
 from eval.record import from_line
 from eval.report.config import ReportConfig
@@ -46,6 +48,7 @@ STAGES = {
     "precompute": (PrecomputeConfig, precompute_stage.main, None),
     "eval": (EvalConfig, eval_stage.main, method_options),
     "sweep": (SweepConfig, sweep_stage.main, method_options),
+    "codecs": (CodecsConfig, codecs_stage.main, method_options),
     "gate": (ModelConfig, gate_stage.main, None),
     "report": (ReportConfig, report_stage.main, None),
 }
@@ -86,6 +89,7 @@ TIMES = {
     "tpot_parts_ms",
     "evict_ms",
     "page_cache_dropped",
+    "reading",
 }
 
 
@@ -191,7 +195,7 @@ class Workplace:
             given |= {"longbench_dir": self.rows, **self.settings}
         if stage not in ("report", "chunk"):
             given |= {"device": "cpu", "threads": 1}
-        if stage in ("eval", "sweep"):
+        if stage in ("eval", "sweep", "codecs"):
             given |= {"max_new_tokens": 4}
         return {name: value for name, value in given.items() if value is not None}
 

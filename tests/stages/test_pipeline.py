@@ -106,6 +106,21 @@ def test_parts_sum_to_the_total(evaluated, method, when):
     assert result[name] == pytest.approx(parts[totals.index(middle)])
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_cold_run_says_what_reading_took(evaluated, method):
+    """What was waited for is part of the time to the first token, the rest of it is not."""
+    for item in evaluated.result(method)["items"]:
+        reading = item["reading"]
+        assert (reading is None) == (method == "no")
+        if reading:
+            assert reading["bytes_per_s"] * reading["read_ms"] == pytest.approx(
+                1e3 * item["kv_bytes"]
+            )
+            assert 0 <= reading["visible"] <= 1
+            waited = reading["visible"] * reading["read_ms"]
+            assert waited <= item["ttft_parts_ms"]["load"] * (1 + 1e-9)
+
+
 def test_the_summary_is_the_arithmetic_of_its_items(evaluated):
     result = evaluated.result("debug")
     items = result["items"]

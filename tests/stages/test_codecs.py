@@ -1,0 +1,107 @@
+"""``python -m eval.codecs``: what is found is what a run over KVs that were read so finds."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from eval import codecs as stage
+from models import codecs
+from models.prompt import Prompt
+from tests.stages.harness import Workplace
+
+METHODS = ["--reuse", "full", "random", "--rate", "0.3"]
+FEW = ["--codecs", "none", "int8", "int4:tokens=8"]
+
+
+def records(place: Workplace) -> list[list[dict]]:
+    (path,) = (place.root / "outputs").glob("*/*/codecs-*.jsonl")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory, prepared) -> Workplace:
+    root = tmp_path_factory.mktemp("codecs")
+    shutil.copytree(prepared.root, root, dirs_exist_ok=True)
+    place = Workplace(root, prepared.model, prepared.rows)
+    place.outcome = place.ok("codecs", *METHODS, *FEW)
+    return place
+
+
+def test_without_loss_it_is_the_sweep(done):
+    """The first codec's figures are those of the stage that reads the files themselves."""
+    done.ok("sweep", *METHODS, "--deviation", "0")
+    swept = {
+        (result["config"]["method"], item["id"]): item
+        for path in (done.root / "outputs").glob("*/*/*/result.json")
+        if (result := json.loads(path.read_text()))["config"]["options"].get("rate") in (None, 0.3)
+        for item in result["items"]
+    }
+    for record in (record for item in records(done) for record in item):
+        if record["codec"] == "none":
+            item = swept[record["method"], record["item"]]
+            for name in ("kl_mean", "kl_first", "score", "selected", "top1_agreement"):
+                assert record[name] == item[name]
+
+
+def test_fewer_bits_are_fewer_bytes_and_other_figures(done):
+    of = {}
+    for record in (record for item in records(done) for record in item):
+        of.setdefault(record["codec"], []).append(record)
+    nbytes = {name: sum(r["bytes"] for r in found) for name, found in of.items()}
+    assert nbytes["int4:tokens=8"] < nbytes["int8"] < nbytes["none"]
+    apart = {
+        name: sum(abs(a["kl_mean"] - b["kl_mean"]) for a, b in zip(found, of["none"], strict=True))
+        for name, found in of.items()
+    }
+    assert apart["none"] == 0 < apart["int8"] < apart["int4:tokens=8"]
+
+
+def test_what_is_printed_is_the_mean_over_items(done):
+    printed = done.outcome.out
+    for name in ("none", "int8", "int4:tokens=8"):
+        found = [r for item in records(done) for r in item if r["codec"] == name]
+        kl = [r["kl_mean"] for r in found if r["method"] == "full"]
+        line = next(
+            row for row in printed.splitlines() if row.startswith("full") and f" {name} " in row
+        )
+        assert f"{sum(kl) / len(kl):.4f}" in line
+
+
+def test_a_run_goes_on_where_it_ended(done):
+    (path,) = (done.root / "outputs").glob("*/*/codecs-*.jsonl")
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:2]) + lines[2][:40])  # killed while it wrote the third
+    done.ok("codecs", *METHODS, *FEW)
+    again = path.read_text().splitlines()
+    assert len(again) == len(lines)
+    for line, before in zip(again, lines, strict=True):
+        for a, b in zip(json.loads(line), json.loads(before), strict=True):
+            assert {k: v for k, v in a.items() if k != "decode_ms"} == {
+                k: v for k, v in b.items() if k != "decode_ms"
+            }
+
+
+def test_files_that_lie_under_a_codec_are_refused(done):
+    for words in (["--codec", "int8"], ["--store", "chunks"]):
+        outcome = done.run("codecs", *METHODS, *words)
+        assert outcome.code == 2
+        assert "name CODECS=, not STORE= or CODEC=" in outcome.err
+
+
+def test_only_chunks_go_through_a_codec():
+    prompt = Prompt.join([1] * 3, [[2] * 5, [3] * 40], [4] * 6)
+    kv = torch.randn(2, 2, 3, len(prompt), 8, generator=torch.Generator().manual_seed(0))
+    out, told = stage.through(codecs.build("int4"), kv, prompt)
+    changed = (out != kv).flatten(0, 2).any(0).any(-1).tolist()
+    assert changed == [False] * 3 + [True] * 45 + [False] * 6
+    alone = Prompt.join([], [[2] * 5], [4])
+    found, _ = stage.through(codecs.build("int4"), kv[:, :, :, 3:9], alone)
+    assert torch.equal(
+        out[:, :, :, 3:8], found[:, :, :, :5]
+    )  # a chunk's bytes do not depend on its neighbours
+    least = 2 * 2 * 3 * 8 / 2  # bytes of the codes alone
+    assert least < told["bytes"] < least * 4
