@@ -71,6 +71,7 @@ def main(config: ChunkStoreConfig) -> None:
     rows = []
     for count in sorted(config.counts):
         fill(base, count)
+        os.sync()  # or what is measured waits for what was filled
         rows.append(measured(config, base, count))
         print(json.dumps(rows[-1]), flush=True)
     if not config.keep:

@@ -209,6 +209,8 @@ def evaluate(session: Session, evaluator: Evaluator, runs: Runs, warm: Warm) -> 
     session.engine.cache.reserve(longest + evaluator.max_new_tokens)
     lengths = {len(item.prompt) for item in todo}
     sizes = [store.kv_bytes(session.engine.modules, length) for length in lengths]
+    if session.engine.device.type == "cuda":  # chunks come through memory as they lie on disk
+        sizes += [s.stored(item).nbytes for s in evaluator.sources.values() for item in todo]
     pinned.warm(sizes, session.engine.device)
     unfinished = [variant for variant, found in runs if len(found.records) < len(items)]
     warm_up(evaluator, max(todo, key=lambda item: len(item.prompt)), unfinished, warm)

@@ -5,6 +5,7 @@ Run it from the repository root: ``python -m eval.study PART=test``. See docs/pr
 
 from __future__ import annotations
 
+import json
 import sys
 from chunk.build import ensure
 from collections.abc import Iterator
@@ -13,14 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.config import SweepConfig
-from eval.folder import digest, dumps
+from eval.folder import digest, dumps, read_result
 from eval.runner import Warm, evaluate_dataset
 from eval.study import table
 from eval.study.claims import claims
 from eval.study.config import StudyConfig
+from eval.study.measured import Times, times_of
 from eval.study.plan import Part, parts
 from eval.variants import make_variants
 from models.atomic import writing
+from models.errors import UserError
 from stage.options import command
 from stage.session import begin
 
@@ -33,8 +36,9 @@ def main(config: StudyConfig) -> None:
     part = parts()[config.part]
     found = {model: run(config, part, model) for model in config.models}
     models = {str(results[0]["config"]["model"]): results for results in found.values()}
+    times = {model: times_of(results) for model, results in models.items()} | quiet(config.times)
     tested = claims(models)
-    text = [table.standing(model, results) for model, results in models.items()]
+    text = [table.standing(model, results, times[model]) for model, results in models.items()]
     if tested:
         text.append(table.primary(tested))
     runs = {model: [r["folder"] for r in results] for model, results in models.items()}
@@ -45,9 +49,26 @@ def main(config: StudyConfig) -> None:
         file.write("\n\n".join(text).encode() + b"\n")
     from eval.study import picture  # brings matplotlib in
 
-    picture.draw(models, folder / "study.png")
+    picture.draw(models, folder / "study.png", times)
     print("\n" + "\n\n".join(text))
     print(f"\nstudy: {folder}/study.json, study.txt, study.png")
+
+
+def quiet(path: str | None) -> dict[str, Times]:
+    """TTFTs by model of the study that left this ``study.json``; none where none is named.
+
+    Raises
+    ------
+    UserError : it, or the results of a run that it names, cannot be read.
+    """
+    if path is None:
+        return {}
+    try:
+        runs = json.loads(Path(path).read_text(encoding="utf-8"))["runs"].values()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"TIMES={path} is no study.json: {error!r}") from None
+    found = [[read_result(Path(folder) / "result.json") for folder in folders] for folders in runs]
+    return {str(results[0]["config"]["model"]): times_of(results) for results in found if results}
 
 
 def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ class StudyConfig(MachineOptions):
     models: list[str] = option([MODEL], "models, each as MODEL= takes it")
     limit: int | None = option(None, "only the first so many items of the part")
     dataset: str | None = option(None, "other items than the part's: a dataset (the part's)")
+    times: str | None = option(None, "study.json of a quiet run, whose TTFTs the picture shows")
     inputs: str = option("inputs", "folder of stage 1's results")
     kvs: str = option("kvs", "folder of stage 2's results")
     outputs: str = option("outputs", "folder of stage 3's results")

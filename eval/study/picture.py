@@ -1,58 +1,56 @@
-"""The map: distance from the full prefill against time, a panel a context, a line a method."""
+"""The map: distance from the full prefill against time, and what contexts and correctors change."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from eval.analysis.measures import ROUNDING, Results, corrector, rate, selector
 from eval.report.curves import COLOURS, MARKERS
-from eval.study.claims import OURS
+from eval.study.claims import OURS, PUBLISHED_RATE
+from eval.study.measured import Times, key
 from models.atomic import writing
+from models.selectors import selector_class
 
-DPI = 150
-OWN = {"color": "black", "lw": 2.6, "marker": "*", "ms": 9, "zorder": 5}
-CONTROL = {"color": "0.6", "lw": 1.2, "marker": "x", "ms": 4}
+DPI = 110
+OWN = {"color": "black", "lw": 3, "marker": "*", "ms": 11, "zorder": 5}
+CONTROL = {"color": "0.6", "lw": 1.2, "ls": ":", "marker": "x", "ms": 4}
 
 
-def draw(models: Mapping[str, Results], path: Path) -> None:
-    """Write the picture to ``path`` (PNG): a row of panels a model.
+def draw(models: Mapping[str, Results], path: Path, times: Mapping[str, Times]) -> None:
+    """Write the picture to ``path`` (PNG): a row of two panels a model.
 
-    Across runs the TTFT with KVs in memory, as a share of the full prefill's; upwards the mean KL
-    along the answer with its 95% interval, on a logarithmic axis. A line joins a method's rates;
-    dashed where the other rows are corrected.
+    Left: methods as their authors have them, and ours. To the right the TTFT with KVs in memory,
+    as a share of the full prefill's; upwards the mean KL along the answer with its 95% interval,
+    both on logarithmic axes. Right: that KL at the rate of the claims, a line a method, behind each
+    context and with each corrector.
+
+    Parameters
+    ----------
+    times : by model; runs without one are left out on the left.
     """
-    contexts = list(dict.fromkeys(str(r["config"]["context"]) for r in _fused(models)))
-    figure = Figure(
-        figsize=(4.6 * len(contexts) + 1.6, 4.2 * len(models) + 0.4), dpi=DPI, layout="constrained"
-    )
-    canvas = FigureCanvasAgg(figure)
-    grid = figure.subplots(len(models), len(contexts), sharex="row", sharey="row", squeeze=False)
-    names = sorted({selector(r) for r in _fused(models)} - {OURS, "random"})
+    fused = {model: [r for r in runs if r["config"]["context"]] for model, runs in models.items()}
+    names = sorted({selector(r) for results in fused.values() for r in results} - {OURS, "random"})
     styles = {name: _style(place) for place, name in enumerate(names)}
     styles |= {OURS: OWN, "random": CONTROL}
-    for row, (model, results) in zip(grid, models.items(), strict=True):
-        for axes, context in zip(row, contexts, strict=True):
-            here = [r for r in results if r["config"]["context"] == context]
-            _panel(axes, here, styles)
-            axes.set_title(f"{model}: chunks captured behind {context}", fontsize=9)
-        row[0].set_ylabel("KL along the answer (nats)")
-    for axes in grid[-1]:
-        axes.set_xlabel("TTFT, % of the full prefill's")
-    handles = {line.get_label(): line for axes in grid.flat for line in axes.get_lines()}
-    shown = {name: line for name, line in handles.items() if not name.startswith("_")}
-    figure.legend(shown.values(), shown.keys(), loc="outside right center", fontsize=8)
-    figure.suptitle("Lower and further left is better; dashed: other rows corrected", fontsize=10)
+    figure = Figure(figsize=(12, 4.4 * len(models) + 0.4), dpi=DPI, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    grid = figure.subplots(len(models), 2, squeeze=False, width_ratios=(1.15, 1))
+    for (left, right), (model, results) in zip(grid, fused.items(), strict=True):
+        n = len(results[0]["items"]) if results else 0
+        _curves(left, results, styles, times.get(model, {}))
+        left.set_title(f"{model}, {n} items: methods as published, and {OURS}", fontsize=10)
+        _cells(right, results)
+    figure.suptitle("Distance from the full prefill: lower left is better", fontsize=12)
     with writing(path) as file:
         canvas.print_png(file)
-
-
-def _fused(models: Mapping[str, Results]) -> list[dict]:
-    return [r for results in models.values() for r in results if r["config"]["context"]]
 
 
 def _style(place: int) -> dict:
@@ -60,26 +58,81 @@ def _style(place: int) -> dict:
     return {"color": colour, "lw": 1.5, "marker": marker, "ms": 4}
 
 
-def _panel(axes: Axes, results: Results, styles: dict[str, dict]) -> None:
-    lines: dict[tuple[str, str], list] = {}
+def published(result: dict) -> bool:
+    """Whether a run has its method's own context, and no corrector."""
+    own = selector_class(selector(result).partition(":")[0]).context
+    return result["config"]["context"] == own and corrector(result) == "none"
+
+
+def _curves(axes: Axes, results: Results, styles: dict[str, dict], times: Times) -> None:
+    """A line a method through its rates; the method's name beside its last one."""
+    lines: dict[str, list] = {}
     for result in results:
-        lines.setdefault((selector(result), corrector(result)), []).append(result)
-    for (name, corrected), runs in lines.items():
+        if key(result) not in times:
+            continue
+        if published(result):
+            lines.setdefault(selector(result), []).append(result)
+        elif (
+            selector(result) == "full"
+            and result["config"]["context"] == selector_class(OURS).context
+        ):
+            lines.setdefault(OURS, []).append(result)  # what ours is at r = 0
+    for name, runs in lines.items():
         runs = sorted(runs, key=lambda result: rate(result) or 0.0)
-        x = [100 / r["speedup"]["ready"] for r in runs]
+        x = [times[key(r)] for r in runs]
         y = [max(r["kl_mean"], ROUNDING) for r in runs]
-        ends = [[max(end, ROUNDING) for end in r["kl_mean_ci95"]] for r in runs]
-        dashed = "--" if corrected != "none" else "-"
-        axes.plot(
-            x,
-            y,
-            linestyle=dashed,
-            label=name if corrected == "none" or name == OURS else None,
-            **styles[name],
-        )
-        for at, (low, high) in zip(x, ends, strict=True):
-            axes.plot(
-                [at, at], [low, high], color=styles[name]["color"], lw=0.6, alpha=0.6, label="_"
-            )
+        ends = np.array([[max(e, ROUNDING) for e in r["kl_mean_ci95"]] for r in runs]).T
+        axes.plot(x, y, label="full reuse" if name == "full" else name, **styles[name])
+        axes.vlines(x, *ends, color=styles[name]["color"], lw=0.7, alpha=0.5)
+    axes.set_xscale("log")
     axes.set_yscale("log")
-    axes.grid(alpha=0.25)
+    _plain(axes)
+    axes.grid(alpha=0.25, which="both")
+    axes.set_xlabel("TTFT, % of the full prefill's")
+    axes.set_ylabel("KL along the answer (nats)")
+    if lines:
+        axes.legend(fontsize=8)
+
+
+def _plain(axes: Axes) -> None:
+    """Numbers as people write them, three a decade."""
+    for axis, form in ((axes.xaxis, "{x:g}"), (axes.yaxis, "{x:g}")):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(form)
+        axis.set_minor_formatter(NullFormatter())
+
+
+def _cells(axes: Axes, results: Results) -> None:
+    """KL at the rate of the claims: methods downwards, contexts and correctors across."""
+    here = [r for r in results if rate(r) in (None, PUBLISHED_RATE)]
+    across = sorted(
+        {(corrector(r), str(r["config"]["context"])) for r in here},
+        key=lambda c: (
+            c[0] != "none",
+            ["sink", "prefix"].index(c[1]) if c[1] in ("sink", "prefix") else 9,
+            c,
+        ),
+    )
+    kl = {(selector(r), (corrector(r), str(r["config"]["context"]))): r["kl_mean"] for r in here}
+    mean = {name: min(v for (s, _), v in kl.items() if s == name) for name, _ in kl}
+    down = sorted(mean, key=mean.__getitem__, reverse=True)
+    shown = np.array([[kl.get((name, column), np.nan) for column in across] for name in down])
+    axes.imshow(shown, cmap="RdYlGn_r", norm=LogNorm(), aspect="auto", alpha=0.75)
+    own = {(selector(r), str(r["config"]["context"])) for r in here if published(r)}
+    for i, name in enumerate(down):
+        for j, column in enumerate(across):
+            if np.isfinite(shown[i, j]):
+                strong = column[0] == "none" and (name, column[1]) in own
+                axes.text(
+                    j, i, f"{shown[i, j]:.3f}".lstrip("0"), ha="center", va="center", fontsize=9,
+                    weight="bold" if strong else "normal",
+                )  # fmt: skip
+    axes.set_yticks(
+        range(len(down)), ["full reuse" if n == "full" else n for n in down], fontsize=9
+    )
+    labels = [context + ("" if c == "none" else f"\n+ {c}") for c, context in across]
+    axes.set_xticks(range(len(across)), labels, fontsize=9)
+    axes.set_title(
+        f"KL at r = {PUBLISHED_RATE:g} by what chunks are captured behind (bold: as published)",
+        fontsize=10,
+    )

@@ -6,6 +6,7 @@ from typing import Any
 
 from eval.analysis.measures import Results, method, rate
 from eval.report.columns import show
+from eval.study.measured import Times, key
 from stage.columns import columns as aligned
 
 LEGEND = (
@@ -40,7 +41,7 @@ def primary(claims: list[dict[str, Any]]) -> str:
     return "\n".join([*aligned([head, *rows], "<><<>>>>>>>"), "", LEGEND])
 
 
-def standing(model: str, results: Results) -> str:
+def standing(model: str, results: Results, times: Times) -> str:
     """Every run of one model, nearest to the full prefill first."""
     head = [model, "behind", "rate", "KL", "95%", "agree %", "score", "of full %", "TTFT %"]
     rows = []
@@ -48,7 +49,6 @@ def standing(model: str, results: Results) -> str:
         if result["config"]["context"] is None:
             continue
         low, high = result["kl_mean_ci95"]
-        speed = result["speedup"]["ready"]
         rows.append(
             [
                 method(result),
@@ -59,7 +59,7 @@ def standing(model: str, results: Results) -> str:
                 show(100 * result["top1_agreement"], 1),
                 show(result["score"], 1),
                 show(None if result["retention"] is None else 100 * result["retention"], 1),
-                show(None if speed is None else 100 / speed, 1),
+                show(times.get(key(result)), 1),
             ]
         )
     return "\n".join(aligned([head, *rows], "<<>>>>>>>"))

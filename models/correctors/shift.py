@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from models.correctors.base import KEYS, VALUES, BaseCorrector, Change
@@ -41,9 +43,12 @@ class Corrector(BaseCorrector):
 
 
 def median(rows: Tensor) -> Tensor:
-    """``[H, n, D]`` → ``[H, D]``; of an even number the mean of the middle two.
+    """Float32 ``[H, n, D]`` → ``[H, D]``; of an even number the mean of the middle two.
 
-    PyTorch's median is the lower of these, and found sooner than by sorting.
+    On a CPU by numpy's partition: PyTorch's median takes up to ten times as long there.
     """
-    lower = rows.median(1).values
-    return lower if rows.shape[1] % 2 else (lower - (-rows).median(1).values) / 2
+    middle = sorted({(rows.shape[1] - 1) // 2, rows.shape[1] // 2})
+    if rows.device.type == "cpu":
+        parted = np.partition(rows.transpose(1, 2).contiguous().numpy(), middle)
+        return torch.from_numpy(parted[..., middle].mean(-1))
+    return rows.sort(1).values[:, middle].mean(1)

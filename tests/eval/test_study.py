@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from eval.analysis.measures import ROUNDING
-from eval.study import picture, table
+from eval.folder import RunFolder
+from eval.study import picture, standings, table
+from eval.study.__main__ import quiet
 from eval.study.claims import PRIMARY, best_published, claims
+from eval.study.measured import times_of
 from eval.study.plan import parts
 from models import selectors
 from models.errors import UserError
@@ -95,6 +101,21 @@ def test_what_was_not_run_is_not_claimed():
         claims({"tiny": other})
 
 
+def test_the_tests_tables_are_read_from_their_page_and_drawn(tmp_path):
+    found = standings.read(Path("docs/method.md").read_text())
+    assert list(found) == ["SmolLM2", "Qwen 0.5B"]
+    small = {(row.method, row.rate): row for row in found["SmolLM2"]}
+    assert small["primer", 0.15] == ("primer", 0.15, 0.0135, 0.0103, 0.0170)
+    assert small["blend_debug", 0.15].kl == 0.0542
+    assert len(small) == 11
+    path = tmp_path / "primer.png"
+    standings.draw(found, path)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    for text in ("", f"A model:\n\n{standings.HEAD}\n|---|\n| x | y | .1 | high | .2 to .3 |"):
+        with pytest.raises(UserError):
+            standings.read(text)
+
+
 def test_a_tie_is_rounding():
     runs = results()
     for ours, theirs in zip(runs[5]["items"], runs[4]["items"], strict=True):
@@ -104,8 +125,38 @@ def test_a_tie_is_rounding():
 
 def test_the_map_is_drawn(tmp_path):
     path = tmp_path / "study.png"
-    picture.draw({"tiny": results(), "small": results(2.0)}, path)
+    models = {"tiny": results(), "small": results(2.0)}
+    picture.draw(models, path, {model: times_of(found) for model, found in models.items()})
     assert path.read_bytes().startswith(b"\x89PNG")
+    picture.draw(models, path, {})  # nothing was timed: the right panels stand alone
+
+
+def test_as_published_is_a_methods_own_context_and_no_corrector():
+    run = result("debug", 0.15, [0.1], selectors.selector_class("debug").context)
+    assert picture.published(run)
+    assert not picture.published(result("debug", 0.15, [0.1], "primed:256"))
+    run["config"] |= {"method": "debug + shift", "corrector": "shift"}
+    assert not picture.published(run)
+
+
+def test_times_may_come_from_another_study(tmp_path):
+    runs = results()
+    folders = []
+    for place, run in enumerate(runs):
+        run["speedup"] = {"ready": 2.0 + place, "cold": None}
+        folder = RunFolder(tmp_path, "run", {"place": place}, {})
+        folder.path.mkdir()
+        folder.finish({**run, "config": run["config"] | {"model": "tiny"}}, "")
+        folders.append(str(folder.path))
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps({"runs": {"/a/tiny.gguf": folders}}))
+    found = quiet(str(study))["tiny"]
+    assert found["primer", 0.15, "none"] == 100 / 7
+    assert found["full", None, "none"] == 100 / 3
+    for text in ("{}", "[]", "nonsense"):
+        study.write_text(text)
+        with pytest.raises(UserError, match=r"TIMES=.*study\.json"):
+            quiet(str(study))
 
 
 def test_a_damaged_plan_is_told_in_one_line(tmp_path):

@@ -40,17 +40,20 @@ class FaultsConfig:
 
     cases: int = option(2000, "how many cases; each kind of damage comes at least once (2000)")
     seed: int = option(0, "decides which file is damaged, and where (0)")
-    what: str = option("stages", "stages (what evaluations read), or store (the chunk store)")
+    what: str = option(
+        "stages",
+        "stages (what evaluations read), store (the chunk store) or kills (see docs/faults.md)",
+    )
 
     def __post_init__(self) -> None:
-        if self.what not in ("stages", "store"):
-            raise UserError(f"WHAT={self.what}: give stages or store")
+        if self.what not in FROM:
+            raise UserError(f"WHAT={self.what}: give {', '.join(FROM)}")
 
 
 def main(config: FaultsConfig) -> None:
     """Try all cases; print each failure, and the table."""
     counts: dict[tuple[str, str], Count] = {}
-    for what, pair, found in (_of_store if config.what == "store" else _of_stages)(config):
+    for what, pair, found in FROM[config.what](config):
         counts.setdefault(pair, Count()).add(found)
         if found.outcome not in (RIGHT, REFUSED):
             tqdm.write(f"{found.outcome}: {what}: {found.detail}")
@@ -71,6 +74,14 @@ def _of_store(config: FaultsConfig) -> Found:
         for case in tqdm(planned, "faults", unit="case", disable=None):
             yield ", ".join(case), case[:2], chunks.attempt(room, case)
 
+
+def _of_kills(_: FaultsConfig) -> Found:
+    with store_room() as room:
+        for case, found in tqdm(chunks.kills(room), "faults", unit="case", disable=None):
+            yield ", ".join(case), case[:2], found
+
+
+FROM = {"stages": _of_stages, "store": _of_store, "kills": _of_kills}
 
 if __name__ == "__main__":
     words = sys.argv[1:]

@@ -92,7 +92,7 @@ def stop_often(patch: pytest.MonkeyPatch, stops: set[int]) -> None:
 
     def init(self, session, config, variants):
         original(self, session, config, variants)
-        self.stops = self.stops | stops
+        self.answering.stops = self.answering.stops | stops
 
     patch.setattr(Evaluator, "__init__", init)
 

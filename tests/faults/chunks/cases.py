@@ -33,7 +33,8 @@ def attempt(room: Room, case: tuple[str, str, str]) -> Verdict:
     return CASES[target, fault](room, Random(f"{target}/{fault}/{seed}"))
 
 
-def attempts(room: Room, count: int, seed: int) -> Iterator[tuple[tuple[str, str, str], Verdict]]:
-    """All cases of a plan with their verdicts."""
-    for case in plan(count, seed):
-        yield case, attempt(room, case)
+def kills(room: Room) -> Iterator[tuple[tuple[str, str, str], Verdict]]:
+    """Each work killed once before every line of the store's code that it runs."""
+    for name in killed.WORKS:
+        for at in killed.lines(room, name):
+            yield ("killed", f"while {name}", str(at)), killed.killed_at(room, name, at)

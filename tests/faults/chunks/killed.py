@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -64,15 +65,22 @@ def ended(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def traced(work: Callable[[], Any], at: int | None) -> int:
-    """Do ``work`` and count the lines of the store's code; SIGKILL before line ``at``."""
+def traced(work: Callable[[], Any], at: int | None) -> dict[str, list[int]]:
+    """Do ``work``; SIGKILL before the ``at``-th line of the store's code that is run.
+
+    Returns
+    -------
+    For each line of the source when it was run, counted in lines.
+    """
     count = 0
+    when: dict[str, list[int]] = {}
 
     def line(frame: FrameType, event: str, _: Any) -> Any:
         nonlocal count
         if event == "line":
             if count == at:
                 os.kill(os.getpid(), signal.SIGKILL)
+            when.setdefault(f"{frame.f_code.co_filename}:{frame.f_lineno}", []).append(count)
             count += 1
         return line
 
@@ -85,7 +93,7 @@ def traced(work: Callable[[], Any], at: int | None) -> int:
         work()
     finally:
         sys.settrace(None)
-    return count
+    return when
 
 
 def first(room: Room) -> Callable[[], Any]:
@@ -148,34 +156,39 @@ WORKS = {
 
 def killing(name: str) -> Case:
     """A process dies in the middle of its work; another goes on."""
-    lines: list[int] = []
+    known: list[list[int]] = []
 
     def attempt(room: Room, rng: Random) -> Verdict:
-        room.restore()
-        work = WORKS[name](room)
-        if not lines:
-            lines.append(_lines(work))
-            room.restore()
-            work = WORKS[name](room)
-        at = rng.randrange(lines[0])
-        code = ended(forked(lambda: traced(work, at)))
-        if code not in (-signal.SIGKILL, 0):
-            return Verdict(TRACEBACK, f"before line {at} it ended with {code}")
-        return judged(room)
+        if not known:
+            known.append(lines(room, name))
+        return killed_at(room, name, rng.choice(known[0]))
 
     return attempt
 
 
-def _lines(work: Callable[[], Any]) -> int:
-    """How many lines of the store's code the work takes, counted in another process."""
-    source, sink = os.pipe()
-    pid = forked(lambda: os.write(sink, str(traced(work, None)).encode()))
-    os.close(sink)
-    with os.fdopen(source, "rb") as told:
-        said = told.read()
-    if ended(pid):
-        raise AssertionError("the work itself fails")
-    return int(said)
+def killed_at(room: Room, name: str, at: int) -> Verdict:
+    """The work is killed before its ``at``-th line, and what that leaves is used."""
+    room.restore()
+    work = WORKS[name](room)
+    code = ended(forked(lambda: traced(work, at)))
+    if code not in (-signal.SIGKILL, 0):
+        return Verdict(TRACEBACK, f"before line {at} it ended with {code}")
+    return judged(room)
+
+
+def lines(room: Room, name: str) -> list[int]:
+    """When the work runs each line of the store's code, once for each line of the source.
+
+    Which of the times that a line is run is drawn, from the same seed always.
+    """
+    room.restore()
+    work = WORKS[name](room)
+    path = room.base / "lines.json"
+    if ended(forked(lambda: path.write_text(json.dumps(traced(work, None))))):
+        raise AssertionError(f"{name}: the work itself fails")
+    when: dict[str, list[int]] = json.loads(path.read_text())
+    rng = Random(0)
+    return [rng.choice(times) for times in when.values()]
 
 
 def full(name: str) -> Case:
