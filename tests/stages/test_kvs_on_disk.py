@@ -122,4 +122,4 @@ def test_the_progress_bar_counts_what_is_built_here(ready):
         assert bar.n == bar.total == own == tally.built.tokens
     assert (tally.items, tally.elsewhere) == (3, 2)
     files = [session.folder(item) / store.KVS for item in items[2:]]
-    assert tally.bytes == sum(path.stat().st_size for path in files)
+    assert tally.built.bytes == sum(path.stat().st_size for path in files)
