@@ -21,15 +21,14 @@ from models.kv.transfer import LayerStream
 from models.prompt import Prompt
 from models.selectors import FULL_PREFILL
 from models.timing import Stopwatch
+from models.tuning import ahead
 
 SINK = [1]
 DECODED_TOKENS = 33
 SOURCES = ("device", "host")
 
 
-def streamed(
-    source: Tensor, ahead: int | None = None
-) -> Callable[[Stopwatch, Tensor], LayerStream]:
+def streamed(source: Tensor, ahead: int | None) -> Callable[[Stopwatch, Tensor], LayerStream]:
     """A reader that brings KVs from host memory layer by layer, beside the computation.
 
     Their copies are asked for so many layers ahead, or all at once.
@@ -52,7 +51,8 @@ def measure(engine: Engine, config: GpuCheckConfig, n: int) -> list[dict[str, An
     kv = captured.kv
     engine.cache.reserve(n + DECODED_TOKENS)
     host = torch.empty_like(kv, device="cpu", pin_memory=engine.device.type == "cuda").copy_(kv)
-    readers: Mapping[str, Any] = dict(zip(SOURCES, (gate.reader(kv), streamed(host)), strict=True))
+    host_kv = streamed(host, ahead(engine.fast))
+    readers: Mapping[str, Any] = dict(zip(SOURCES, (gate.reader(kv), host_kv), strict=True))
     taken: dict[str, list[Prefill]] = {}
 
     def ttft_ms(name: str, run_one: Callable[[], Prefill]) -> float:

@@ -16,12 +16,11 @@ from models import gate
 from models.engine import Engine
 from models.kv.capture import capture
 from models.selectors import make
-from models.tuning import SWITCHES
+from models.tuning import SWITCHES, ahead
 
 SINK = [1]
 METHOD = "random"
 DECODED = 17
-AHEAD = 4
 COMPILE = "compile"
 GATE_TOKENS = 1000
 
@@ -31,30 +30,27 @@ def measure(model: Any, config: GpuCheckConfig, n: int) -> Iterator[list[dict[st
 
     ``compile`` comes last: it changes the model's own modules for good.
     """
-    kinds: list[tuple[str, list[str], int | None]] = [("none", [], None)]
-    kinds.append((f"copies {AHEAD} layers ahead", [], AHEAD))
-    kinds += [(name, [name], None) for name in sorted(SWITCHES, key=COMPILE.__eq__)]
-    kinds.append(("all", list(SWITCHES), AHEAD))
+    alone = [(name, [name]) for name in sorted(SWITCHES, key=COMPILE.__eq__)]
     plain = None
-    for name, fast, ahead in kinds:
-        row = _measured(Engine(model, config.backend, fast), config, n, ahead)
+    for name, fast in [("none", []), *alone, ("all", list(SWITCHES))]:
+        row = _measured(Engine(model, config.backend, fast), config, n)
         plain = plain or row
         for what in ("full_ms", "fused_ms", "decode_ms"):
             row[f"{what}_of_plain"] = row[what] / plain[what]
         yield [{"n": n, "switch": name, **row}]
 
 
-def _measured(engine: Engine, config: GpuCheckConfig, n: int, ahead: int | None) -> dict[str, Any]:
+def _measured(engine: Engine, config: GpuCheckConfig, n: int) -> dict[str, Any]:
     modules = engine.modules
     prompt = random_models.random_prompt(n, config.chunk_size, modules.config.vocab_size)
     kv = capture(modules, prompt, SINK).kv
     host = torch.empty_like(kv, device="cpu", pin_memory=engine.device.type == "cuda").copy_(kv)
     del kv
+    read = streamed(host, ahead(engine.fast))
     engine.cache.reserve(n + DECODED)
 
     def fused() -> float:
         generator = torch.Generator().manual_seed(0)
-        read = streamed(host, ahead)
         return engine.fused_prefill(prompt, read, make(METHOD), config.rate, generator).ttft_ms
 
     def decode() -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
@@ -68,8 +68,13 @@ def _path(module: str) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def _imported(source: bytes) -> Iterator[str]:
-    """Modules that a source imports, and the packages that they are in."""
+@cache
+def _imported(source: bytes) -> tuple[str, ...]:
+    """Modules that a source imports, and the packages that they are in.
+
+    Most modules import the same ones in the end, so that a file is looked at many times.
+    """
+    found = []
     for node in ast.walk(ast.parse(source)):
         names: list[str] = []
         if isinstance(node, ast.Import):
@@ -78,4 +83,5 @@ def _imported(source: bytes) -> Iterator[str]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         for name in names:
             parts = name.split(".")
-            yield from (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+            found += [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return tuple(dict.fromkeys(found))

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models import codecs, correctors
+from models import codecs, correctors, tuning
 from models.attention import equivalence
 from models.chunks.store import ChunkStore
 from models.codecs import BaseCodec
@@ -123,7 +123,8 @@ class _Stored:
         self.item: StoredItem | ChunkedItem
         if codec is None:
             store.write(folder, captured, meta)
-            self.item = StoredItem(folder, meta, "make gate")
+            ahead = tuning.ahead(engine.fast)
+            self.item = StoredItem(folder, meta, "make gate", ahead=ahead)
         else:
             chunks, segments = ChunkStore(folder / "chunks"), pieces(prompt, sink, fronts)
             self.item = ChunkedItem(chunks, "gate/item", meta, segments, codec, "make gate")

@@ -13,6 +13,7 @@ from models.errors import UserError
 SWITCHES = {
     "events": "parts of a TTFT are told by events on the device: the host waits once, at the end",
     "plan": "attention of scattered rows is planned before the first layer instead of within it",
+    "ahead": "KVs in pinned memory are asked for a few layers ahead instead of all at once",
     "graph": "a token is decoded by replaying a CUDA graph",
     "tiles": "fewer rows are recomputed, so that they fill whole tiles of the products' kernels",
     "compile": "norms and MLPs run as torch.compile makes them",
@@ -20,6 +21,7 @@ SWITCHES = {
 # Rows of a tile of the usual half-precision kernels. Products over a few rows more take as long as
 # over a whole tile more, or over a whole wave of them, one for every processor of the GPU.
 TILE = 128
+AHEAD = 4  # layers: enough for a copy to end while earlier ones compute
 
 
 def whole_tiles(budget: int, size: int, others: int, tile: int) -> int:
@@ -34,6 +36,11 @@ def whole_tiles(budget: int, size: int, others: int, tile: int) -> int:
     """
     cut = (budget + others) // tile * tile - others
     return budget if budget == size or cut < 1 else cut
+
+
+def ahead(switches: Collection[str]) -> int | None:
+    """How many layers ahead copies are asked for; None: all at once."""
+    return AHEAD if "ahead" in switches else None
 
 
 def check(names: Collection[str]) -> frozenset[str]:

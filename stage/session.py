@@ -16,7 +16,7 @@ from data import inputs
 from data.context import Context
 from data.dataset import Dataset
 from data.inputs import Inputs, Item
-from models import codecs
+from models import codecs, tuning
 from models.attention.flashinfer_rows import obstacle
 from models.attention.registry import choose_backend
 from models.chunks.sizes import parsed
@@ -289,7 +289,8 @@ class Session:
         """One item's KVs, where they lie; ``scores`` is what a remedy must build beside them."""
         remedy = self.precompute_command(scores)
         if self.config.layout == "item":
-            return StoredItem(self.folder(item), self.expected(item), remedy)
+            ahead = tuning.ahead(self.config.fast)
+            return StoredItem(self.folder(item), self.expected(item), remedy, ahead=ahead)
         return ChunkedItem(
             self.chunks,
             f"{self.kv_root.name}/item_{item.id}",

@@ -23,6 +23,8 @@ from transformers import (
 
 from models.attention import native
 from models.engine import Engine
+from models.kv import rotary
+from models.linear import table
 from models.prompt import Prompt
 
 SIZES = {
@@ -64,9 +66,11 @@ FAMILIES = {
 
 
 @pytest.fixture(scope="session", autouse=True)
-def kernel() -> None:
+def kernels() -> None:
     """Compiled before any test listens to what a command says meanwhile."""
     native.obstacle(torch.float32, SIZES["head_dim"])
+    rotary._found()
+    table._found()
 
 
 def build(family: str, **changes):

@@ -3,36 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from models.decoding import greedy
 from models.decoding.answers import Answer, Together
 from models.decoding.evicting import Evicting, most_kept, watched
 from models.decoding.graph import Steps, keys_for
+from models.decoding.greedy import Decoded
 from models.eviction.base import BasePolicy
 from models.finite import require_finite
 from models.latest import Latest
 from models.prefill import Prefill
-from models.timing import Stopwatch
-
-
-@dataclass
-class Decoded:
-    """Greedy continuation.
-
-    Attributes
-    ----------
-    tokens : the answer without the token that stopped it.
-    step_ms : milliseconds of every token after the first, so that their mean is the TPOT.
-    stop_token : what ended the answer, None when its length did.
-    """
-
-    tokens: list[int]
-    step_ms: list[float] = field(default_factory=list)
-    stop_token: int | None = None
 
 
 class Continuing(Latest):
@@ -67,20 +51,15 @@ class Continuing(Latest):
         """
         *known, token = self._beginning(prefill, given)
         n = prefill.length
-        out = Decoded(known)
         step = self._stepper(token, n + len(known), n + max_new_tokens)
-        while len(out.tokens) < max_new_tokens:
-            if token in stop_ids:
-                out.stop_token = token
-                break
-            out.tokens.append(token)
-            if len(out.tokens) == max_new_tokens:
-                break
-            watch = Stopwatch(self.device)
-            token, logits = step(token, n + len(out.tokens) - 1)
-            out.step_ms.append(watch.total())
-            require_finite(logits, "the logits")
-        return out
+        return greedy.decode(
+            self.device,
+            known,
+            token,
+            max_new_tokens,
+            stop_ids,
+            lambda token, index: step(token, n + index),
+        )
 
     def _beginning(self, prefill: Prefill, given: Sequence[int]) -> Sequence[int]:
         """What an answer goes on from: its last token is not in the cache yet, the others are."""

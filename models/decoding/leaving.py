@@ -8,13 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from models.decoding import greedy
 from models.decoding.answers import Answer, Together
-from models.decoding.continuing import Decoded
 from models.decoding.evicting import Evicting
+from models.decoding.greedy import Decoded
 from models.finite import require_finite
 from models.flight import Flight
 from models.prefill import Prefill
-from models.timing import Stopwatch
 
 
 @contextmanager
@@ -57,20 +57,15 @@ def decode(
     ------
     NotFinite : logits hold NaN or infinite values.
     """
-    out, token = Decoded([]), prefill.first_token
-    while len(out.tokens) < max_new_tokens:
-        if token in stop_ids:
-            out.stop_token = token
-            break
-        out.tokens.append(token)
-        if len(out.tokens) == max_new_tokens:
-            break
-        before, watch = evicting.ms, Stopwatch(evicting.cache.kv.device)
+
+    def step(token: int, _: int) -> tuple[int, Tensor]:
         logits = _extend(evicting, [token])
-        token = int(logits[0].argmax())
-        out.step_ms.append(watch.total() - (evicting.ms - before))
-        require_finite(logits, "the logits")
-    return out
+        return int(logits[0].argmax()), logits
+
+    device, first = evicting.cache.kv.device, prefill.first_token
+    return greedy.decode(
+        device, [], first, max_new_tokens, stop_ids, step, aside=lambda: evicting.ms
+    )
 
 
 def answer(

@@ -51,6 +51,8 @@ class StoredItem:
     ----------
     overlap : whether a thread reads layers while earlier ones compute.
     disk : what reads them.
+    ahead : from memory to a GPU, layers are asked for so many before they are needed; None: all of
+        them at once.
     stream : the latest cold reading, until :meth:`forget`.
     memory : the KVs ``[2, L, H_kv, N, D]``, from the first cold reading until :meth:`forget`.
     """
@@ -59,6 +61,7 @@ class StoredItem:
     expected: dict[str, Any]
     remedy: str
     overlap: bool = True
+    ahead: int | None = None
     disk: Disk = field(default_factory=Disk, repr=False)
     stream: ReadAhead | None = field(default=None, repr=False)
     memory: Tensor | None = field(default=None, repr=False)
@@ -133,7 +136,7 @@ class StoredItem:
         """
         assert self.memory is not None, "nothing is in memory yet"
         if target.device.type == "cuda":
-            stream = LayerStream(self.memory, target).start()
+            stream = LayerStream(self.memory, target, ahead=self.ahead).start()
             watch.lap("transfer")
             return stream
         target.copy_(self.memory)

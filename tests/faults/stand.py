@@ -23,6 +23,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import eval.__main__ as eval_stage
 from data import datasets
+from eval import gating
 from eval.config import EvalConfig
 from eval.report.config import ReportConfig
 from eval.variants import method_options
@@ -33,7 +34,7 @@ from stage import session
 from tests.faults.hearing import heard
 from tests.faults.verdict import results
 from tests.models.test_gguf import SIZES, write
-from tests.stages.harness import Outcome, make_model, make_rows, write_rows
+from tests.stages.harness import Outcome, gate_once, make_model, make_rows, write_rows
 
 DATASET = "short"
 METHODS = ("full", "random", "surprisal_chunk", "attnlink", "debug")
@@ -130,6 +131,7 @@ class Stand:
         with (
             mock.patch.object(session.Unloaded, "find", find_once),
             mock.patch.object(weights, "load", load_once),
+            mock.patch.object(gating, "run", gate_once),
             mock.patch.object(datasets, "CONFIG_DIR", self.case / "config" / "datasets"),
             mock.patch.object(source, "ALIASES", self.case / "config" / "models.yaml"),
             mock.patch.dict(os.environ, {"KVFUSE_CACHE": str(self.case / "cache")}),

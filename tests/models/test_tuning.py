@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,7 @@ from models.attention import paged
 from models.decoding.graph import BUCKET, StaticRow, keys_for
 from models.engine import Engine
 from models.errors import UserError
-from models.kv import transfer
+from models.kv import store, transfer
 from models.kv.capture import capture
 from models.kv.transfer import LayerStream
 from models.selectors import make
@@ -187,6 +188,24 @@ class Stream:
 
     def wait_event(self, event):
         pass
+
+
+@pytest.mark.parametrize(("fast", "ahead"), [((), None), (("ahead",), tuning.AHEAD)])
+def test_an_item_in_memory_is_asked_for_as_the_switch_says(monkeypatch, fast, ahead):
+    asked = []
+
+    class Stream:
+        def __init__(self, source, target, ahead) -> None:
+            asked.append(ahead)
+
+        def start(self):
+            return self
+
+    monkeypatch.setattr(store, "LayerStream", Stream)
+    item = store.StoredItem(Path("item"), {}, "", ahead=tuning.ahead(fast), memory=torch.zeros(1))
+    watch = SimpleNamespace(lap=lambda part: None)
+    item.ready(watch, SimpleNamespace(device=torch.device("cuda")))
+    assert asked == [ahead]
 
 
 @pytest.mark.parametrize(

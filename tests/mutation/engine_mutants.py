@@ -130,13 +130,22 @@ MUTANTS: list[Row] = [
         ),
     ),
     *_in_file(
-        "models/decoding/continuing.py",
+        "models/decoding/greedy.py",
         (FINITE, LATEST, TIMING, "tests/models/test_decode.py"),
         (
             "decoded logits are not looked at",
-            "append(watch.total())\n            require_finite(",
-            "append(watch.total())\n            False and require_finite(",
+            '        require_finite(logits, "the logits")\n',
+            "",
         ),
+        (
+            "a stop token is part of the answer",
+            "        if token in stop_ids:",
+            "        if False:",
+        ),
+    ),
+    *_in_file(
+        "models/decoding/continuing.py",
+        (FINITE, LATEST, TIMING, "tests/models/test_decode.py"),
         (
             "followed logits are not looked at",
             '            require_finite(rows[1], "the logits")\n',
@@ -154,13 +163,8 @@ MUTANTS: list[Row] = [
         ),
         (
             "a token stands one place too far",
-            "token, logits = step(token, n + len(out.tokens) - 1)",
-            "token, logits = step(token, n + len(out.tokens))",
-        ),
-        (
-            "a stop token is part of the answer",
-            "            if token in stop_ids:",
-            "            if False:",
+            "step(token, n + index)",
+            "step(token, n + index + 1)",
         ),
     ),
     *_in_file(

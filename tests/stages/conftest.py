@@ -8,18 +8,30 @@ from pathlib import Path
 
 import pytest
 
+from eval import gating
+from models.load.source import cache_dir
 from tests.stages.forks import ForkServer
-from tests.stages.harness import Workplace, make_model, make_rows, write_rows
+from tests.stages.harness import Workplace, gate_once, make_model, make_rows, write_rows
 
 HOSTILE = "</script><script>document.title='taken'</script><img src=x onerror=alert(1)> &amp; <!--"
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What is remembered of the tiny models goes with them."""
+def cache_folder(tmp_path_factory: pytest.TempPathFactory, kernels: None) -> Iterator[None]:
+    """What is remembered of the tiny models goes with them; the kernels are those at hand."""
+    folder = tmp_path_factory.mktemp("cache")
+    if (at_hand := cache_dir() / "native").is_dir():
+        (folder / "native").symlink_to(at_hand)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KVFUSE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setenv("KVFUSE_CACHE", str(folder))
         yield
+
+
+@pytest.fixture(autouse=True)
+def gates_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gate runs once for all that decides it, but in its own tests and on broken models."""
+    if not request.module.__name__.endswith(("test_gating", "test_not_finite")):
+        monkeypatch.setattr(gating, "run", gate_once)
 
 
 @pytest.fixture(scope="session")
