@@ -19,7 +19,7 @@ from eval.study.measured import Times, key
 from models.atomic import writing
 from models.selectors import selector_class
 
-DPI = 110
+DPI = 90
 OWN = {"color": "black", "lw": 3, "marker": "*", "ms": 11, "zorder": 5}
 CONTROL = {"color": "0.6", "lw": 1.2, "ls": ":", "marker": "x", "ms": 4}
 
@@ -133,6 +133,6 @@ def _cells(axes: Axes, results: Results) -> None:
     labels = [context + ("" if c == "none" else f"\n+ {c}") for c, context in across]
     axes.set_xticks(range(len(across)), labels, fontsize=9)
     axes.set_title(
-        f"KL at r = {PUBLISHED_RATE:g} by what chunks are captured behind (bold: as published)",
+        f"KL at r = {PUBLISHED_RATE:g} behind each context (bold: as published)",
         fontsize=10,
     )
