@@ -10,6 +10,7 @@ from torch import nn
 from models.attention import kernels
 from models.attention.registry import choose_backend, install
 from models.family import FAMILIES
+from models.kv import rotary
 from models.load.settings import dtype_name
 
 
@@ -52,6 +53,8 @@ class Modules:
         self.scale: float = family.scale
         self.backend = choose_backend(self.device, self.dtype, self.head_dim, backend)
         kernels.ready(self.device, self.dtype, self.head_dim, self.backend)
+        if self.device.type == "cpu":
+            rotary.lacking()  # what is to be compiled is compiled now, not inside a clock
 
     @property
     def cache_shape(self) -> tuple[int, int, int]:

@@ -42,13 +42,21 @@ def rotate_keys_(keys: Tensor, cos: Tensor, sin: Tensor) -> None:
     keys : ``[L, H_kv, N, D]``, unrotated; overwritten.
     cos, sin : ``[N, D]`` from the model's own rotary module, its attention scaling included.
     """
-    if not _fits(keys, cos, sin) or _found()[1]:
+    if not _fits(keys, cos, sin) or lacking():
         by_operations_(keys, cos, sin)
         return
     kernel, _ = _found()
     cos, sin = cos.contiguous(), sin.contiguous()
     for layer in keys:
         _rotate_(kernel, layer, cos, sin)
+
+
+def lacking() -> str | None:
+    """Why keys are rotated without a kernel here, None where there is one.
+
+    Asked for the first time, it may compile for some seconds.
+    """
+    return _found()[1]
 
 
 def by_operations_(keys: Tensor, cos: Tensor, sin: Tensor) -> None:

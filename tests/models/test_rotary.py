@@ -12,6 +12,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from models.attention import library
 from models.attention.library import Unavailable
 from models.kv import rotary
+from models.modules import Modules
+from tests.conftest import build
 
 REASON = rotary._found()[1]
 needs_kernel = pytest.mark.skipif(REASON is not None, reason=f"no kernel: {REASON}")
@@ -95,3 +97,10 @@ def test_without_a_compiler_and_with_a_wrong_one(monkeypatch):
     monkeypatch.setattr(rotary, "load", lambda _: ctypes.CDLL(None))
     monkeypatch.setattr(ctypes.CDLL, "kvfuse_rotate", ctypes.CDLL(None).abs, raising=False)
     assert "was wrong" in rotary._found.__wrapped__()[1]
+
+
+def test_the_kernel_is_looked_for_before_anything_is_timed(monkeypatch):
+    asked = []
+    monkeypatch.setattr(rotary, "lacking", lambda: asked.append(1))
+    Modules(build("llama"))
+    assert asked == [1]
