@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from models.kv.disk import Disk
@@ -77,8 +78,9 @@ class StoredItem:
 
     @property
     def nbytes(self) -> int:
-        """Of the KVs' file."""
-        return (self.folder / KVS).stat().st_size
+        """Of the KVs: what lies around them in their file depends on who wrote it."""
+        dtype: torch.dtype = getattr(torch, self.expected["dtype"])
+        return math.prod(self.expected["shape"]) * dtype.itemsize
 
     def held(self) -> AbstractContextManager[None]:
         """Nobody removes an item's files but by hand."""

@@ -33,9 +33,8 @@ def test_the_gate_reads_kvs_as_an_evaluation_does(llama, prompt, monkeypatch):
     for name in read:
 
         def faulty(self, watch, target, name=name):
-            stream = read[name](self, watch, target)
+            _brought(read[name](self, watch, target))
             target[1].add_(0.5)
-            return stream
 
         monkeypatch.setattr(store.StoredItem, name, faulty)
         outcome = gate.run(llama.engine, prompt, SINK)
@@ -44,13 +43,20 @@ def test_the_gate_reads_kvs_as_an_evaluation_does(llama, prompt, monkeypatch):
         assert gate.run(llama.engine, prompt, SINK).passed
 
 
+def _brought(stream):
+    """All layers at once, where they come one by one."""
+    if stream:
+        stream.finish()
+        stream.drain()
+
+
 def test_the_gate_takes_streams(llama, prompt, monkeypatch):
     """What a GPU's reader returns; a layer comes when it is asked for."""
     cold, streams = store.StoredItem.cold, []
 
     def streamed(self, watch, target):
         stored = target.clone()
-        cold(self, watch, stored)
+        _brought(cold(self, watch, stored))
         target.fill_(7.0)
         streams.append(LayerStream(stored, target))
         return streams[-1]

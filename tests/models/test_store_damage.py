@@ -167,7 +167,7 @@ def test_a_file_without_its_seal(stored, gone):
 def test_a_file_of_an_older_format_is_named_so(stored):
     folder, captured, meta = stored
     torch.save({"kv": captured.kv, "meta": meta | {"format": 1}}, folder / store.KVS)
-    with pytest.raises(UserError, match="format is 1 in the file, the run expects 2; rebuild it"):
+    with pytest.raises(UserError, match="format is 1 in the file, the run expects 3; rebuild it"):
         store.StoredItem(folder, meta, REMEDY).check()
     assert store.condition(folder, meta) == "of other format"
 

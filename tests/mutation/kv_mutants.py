@@ -8,7 +8,7 @@ from __future__ import annotations
 from tests.mutation.engine_mutants import Row, _in_file
 
 CODECS = "tests/models/test_codecs.py"
-OVERLAP = "tests/models/test_overlap.py"
+OVERLAP = "tests/models/test_read_ahead.py"
 CHUNKED = "tests/models/test_chunked.py"
 TIMING = "tests/models/test_timing.py"
 

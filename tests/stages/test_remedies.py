@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from eval import gating
 from eval.evaluator import Evaluator
 from kvfuse.variables import from_make
 from stage.config import PrecomputeConfig
@@ -25,6 +26,7 @@ from tests.stages.harness import (
     make_tokenizer,
     pasted,
     records,
+    run_gate,
 )
 from tests.stages.test_bad_input import resealed
 
@@ -299,6 +301,7 @@ def test_too_little_memory(ready, monkeypatch, stage):
     weights = (ready.model / "model.safetensors").stat().st_size
     free = namedtuple("Memory", "available")(weights * 3 // 4)
     monkeypatch.setattr("models.load.weights.psutil.virtual_memory", lambda: free)
+    monkeypatch.setattr(gating, "run", run_gate)  # one that passed before loads no weights
     line = line_of(ready.run(stage), stage)
     assert "DTYPE=bfloat16" in line
     ready.ok(stage, "DTYPE=bfloat16")
