@@ -21,12 +21,11 @@ from models.kv.format import SCORES, difference, mismatch
 from models.kv.keys import KV, described, key_of
 from models.kv.layers import Chunk, ChunkLayers, InMemory
 from models.kv.overlap import ReadAhead
-from models.kv.pagecache import advise, resident_share
+from models.kv.pagecache import advise, have_left
 from models.kv.pieces import Piece
 from models.kv.reader import Unusable
 from models.timing import Stopwatch
 
-DROPPED = 0.01  # a file is out of memory when less than this share of it is there
 NAMED = "scores"  # the tensor of a file that holds no KVs
 
 
@@ -247,9 +246,7 @@ class ChunkedItem:
             paths = [file.path for file in self._files(KV)]
         for path in paths:
             advise(path, "POSIX_FADV_DONTNEED")
-        shares = [resident_share(path) for path in paths]
-        known = [share for share in shares if share is not None]
-        return max(known) < DROPPED if len(known) == len(shares) else None
+        return have_left(paths)
 
     def cold(self, watch: Stopwatch, target: Tensor) -> ReadAhead:
         """Disk → ``target`` ``[2, L, H_kv, N, D]``.

@@ -10,7 +10,10 @@ import ctypes
 import mmap
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+
+LEFT = 0.01  # a file is out of memory when less than this share of it is there
 
 
 def resident_share(path: Path) -> float | None:
@@ -28,6 +31,13 @@ def resident_share(path: Path) -> float | None:
         failed = ctypes.CDLL(None).mincore(address, size, flags)
         del anchor  # it would keep the mapping from being closed
     return None if failed else sum(flag & 1 for flag in flags) / count
+
+
+def have_left(paths: Iterable[Path]) -> bool | None:
+    """Whether none of the files is in memory any more; None where nobody can tell."""
+    shares = [resident_share(path) for path in paths]
+    known = [share for share in shares if share is not None]
+    return max(known) < LEFT if len(known) == len(shares) else None
 
 
 def advise(path: Path, advice: str) -> None:

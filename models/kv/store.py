@@ -16,7 +16,7 @@ from torch import Tensor
 from models.kv.disk import Disk
 from models.kv.format import KVS, SCORES, describe, file_name, mismatch, write
 from models.kv.overlap import ReadAhead
-from models.kv.pagecache import advise, resident_share
+from models.kv.pagecache import advise, have_left
 from models.kv.reader import condition, is_complete, read, refusals
 from models.kv.transfer import LayerStream
 from models.kv.whole import WholeFile
@@ -36,7 +36,6 @@ __all__ = [
     "read",
     "write",
 ]
-DROPPED = 0.01  # a file is out of memory when less than this share of it is there
 
 
 @dataclass
@@ -115,8 +114,7 @@ class StoredItem:
         self._scores.clear()
         for kind in ("kv", *SCORES):
             advise(self.folder / file_name(kind), "POSIX_FADV_DONTNEED")
-        share = resident_share(self.folder / KVS)
-        return None if share is None else share < DROPPED
+        return have_left([self.folder / KVS])
 
     def cold(self, watch: Stopwatch, target: Tensor) -> ReadAhead:
         """Disk → ``target`` ``[2, L, H_kv, N, D]``; on CUDA by way of pinned memory.
