@@ -73,8 +73,8 @@ STORE = {
     ),
     "plan": Command(
         "what keeping DATASET's chunks takes and saves, and after how many questions it pays",
-        "bench.plan:main",
-        "bench.plan:PlanConfig",
+        "bench.store.plan:main",
+        "bench.store.plan:PlanConfig",
     ),
 }
 
@@ -149,14 +149,14 @@ COMMANDS = {
     ),
     "gpu-check": Command(
         "gates, attention kernels and speed on this GPU, at Llama-3-8B shape, random weights",
-        "bench.gpu_check:main",
-        "bench.gpu_config:GpuCheckConfig",
+        "bench.gpu.check:main",
+        "bench.gpu.config:GpuCheckConfig",
         announces=False,
     ),
     "gpu-build": Command(
         "compile FlashInfer's kernels here for a GPU of ARCH= elsewhere",
-        "bench.gpu_build:main",
-        "bench.gpu_build:GpuBuildConfig",
+        "bench.gpu.build:main",
+        "bench.gpu.build:GpuBuildConfig",
         announces=False,
     ),
 }

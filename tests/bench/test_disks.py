@@ -1,4 +1,4 @@
-"""``python -m bench.disks`` on a tiny model: every codec on every disk, and what is told of it."""
+"""``python -m bench.store.disks`` on a tiny model: every codec on every disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bench.disks import DisksConfig, main
+from bench.store.disks import DisksConfig, main
 from stage.options import command
 from tests.stages.harness import make_model
 

@@ -14,8 +14,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import torch
 
-from bench import gpu_build
-from bench.gpu_build import GpuBuildConfig, main
+from bench.gpu import build as gpu_build
+from bench.gpu.build import GpuBuildConfig, main
 from models.attention import kernels
 from models.errors import UserError
 from models.sealed import unseal

@@ -6,9 +6,11 @@ import sys
 import pytest
 import torch
 
-from bench import gpu_check, gpu_table, random_models
-from bench.gpu_check import main
-from bench.gpu_config import GpuCheckConfig
+from bench.gpu import check as gpu_check
+from bench.gpu import random_models
+from bench.gpu import table as gpu_table
+from bench.gpu.check import main
+from bench.gpu.config import GpuCheckConfig
 from models import engine
 from models.attention import equivalence, paged
 from models.attention.registry import choose_backend

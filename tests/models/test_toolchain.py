@@ -12,8 +12,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bench.gpu_check import main as gpu_check
-from bench.gpu_config import GpuCheckConfig
+from bench.gpu.check import main as gpu_check
+from bench.gpu.config import GpuCheckConfig
 from kvfuse import doctor
 from models.attention import flashinfer_rows, kernels, toolchain
 from models.attention.registry import choose_backend

@@ -16,8 +16,8 @@ STORE = "STORE=chunks"
 @pytest.fixture(autouse=True)
 def actions(monkeypatch):
     """``kvfuse store export`` and ``plan``, as the harness calls stages."""
-    from bench.plan import PlanConfig
-    from bench.plan import main as plan
+    from bench.store.plan import PlanConfig
+    from bench.store.plan import main as plan
     from store.export import ExportConfig
     from store.export import main as export
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from bench import random_models
-from bench.gpu_config import GpuCheckConfig
+from bench.gpu import random_models
+from bench.gpu.config import GpuCheckConfig
 from bench.prompts import QUESTION_TOKENS
 from bench.rounds import interleave
 from models.attention.registry import choose_backend, rows_for

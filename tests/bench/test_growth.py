@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from bench import chunk_store
-from bench.chunk_store import ChunkStoreConfig, main
+from bench.store import growth
+from bench.store.growth import ChunkStoreConfig, main
 from models.errors import UserError
 
 
 def test_a_small_store(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(chunk_store, "SAMPLE", 5)
+    monkeypatch.setattr(growth, "SAMPLE", 5)
     config = ChunkStoreConfig(
         counts=[80, 40], kvs=str(tmp_path / "kvs"), outputs=str(tmp_path / "outputs")
     )

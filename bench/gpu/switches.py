@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from bench import random_models
-from bench.gpu_config import GpuCheckConfig
-from bench.gpu_prefill import streamed
+from bench.gpu import random_models
+from bench.gpu.config import GpuCheckConfig
+from bench.gpu.prefill import streamed
 from bench.rounds import interleave
 from models import gate
 from models.engine import Engine

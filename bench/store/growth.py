@@ -1,6 +1,6 @@
 """The chunk store by its size: put, get, index and gc at so many chunks, without a model.
 
-Run it from the repository root with nothing else running: ``python -m bench.chunk_store``. Chunks
+Run it from the repository root with nothing else running: ``python -m bench.store.growth``. Chunks
 have the names and the meta of real ones and payloads of a few kB of random bytes: what is measured
 depends on how many files there are. ``KEEP=1`` keeps the store, so that a larger count goes on from
 a smaller one.

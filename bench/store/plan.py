@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from textwrap import wrap
 
 from bench.breakeven import BANDWIDTHS
-from bench.savings import chosen, mean_saving, measure
+from bench.store.savings import chosen, mean_saving, measure
 from models import selectors
 from models.errors import UserError
 from models.kv import store

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from bench import random_models
-from bench.gpu_config import GpuCheckConfig
+from bench.gpu import random_models
+from bench.gpu.config import GpuCheckConfig
 from bench.library import Library
 from bench.rounds import interleave
 from models.attention.registry import rows_for

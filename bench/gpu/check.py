@@ -1,6 +1,6 @@
 """``make gpu-check``: gates, equivalence and speed of the CUDA path, with random weights only.
 
-Run it from the repository root with nothing else on the device: ``python -m bench.gpu_check``. The
+Run it from the repository root with nothing else on the device: ``python -m bench.gpu.check``. The
 first run compiles FlashInfer's kernels, which takes minutes; ``--parts`` runs some of it, and what
 was found is on disk after every step. To try the flow without a GPU: ``--device cpu --shape tiny
 --tokens 512 --parts gates prefill``.
@@ -20,9 +20,9 @@ from typing import Any
 
 import torch
 
-from bench import gpu_attention, gpu_prefill, random_models, switches, yardsticks
-from bench.gpu_config import PARTS, GpuCheckConfig, require_gpu
-from bench.gpu_table import failures, tables
+from bench.gpu import attention, prefill, random_models, switches, yardsticks
+from bench.gpu.config import PARTS, GpuCheckConfig, require_gpu
+from bench.gpu.table import failures, tables
 from models import gate
 from models.atomic import writing
 from models.attention import equivalence, kernels
@@ -142,7 +142,7 @@ def time_attention(
 ) -> Found:
     """One layer's attention, length by length, the shortest first."""
     for n in sorted(config.tokens):
-        yield gpu_attention.measure(device, dtypes[0], config, n)
+        yield attention.measure(device, dtypes[0], config, n)
 
 
 def timed_model(device: torch.device, dtype: torch.dtype, config: GpuCheckConfig) -> Any:
@@ -162,7 +162,7 @@ def time_prefill(
     engine = Engine(timed_model(device, dtypes[0], config), config.backend, config.fast)
     result["environment"]["backend"] = engine.backend
     for n in config.tokens:
-        yield gpu_prefill.measure(engine, config, n)
+        yield prefill.measure(engine, config, n)
 
 
 def time_yardsticks(

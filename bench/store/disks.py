@@ -1,4 +1,4 @@
-"""``python -m bench.disks``: cold TTFT by codec and disk, layers read ahead or all read first.
+"""``python -m bench.store.disks``: cold TTFT by codec and disk, layers read ahead or not.
 
 A slow disk is the machine's own behind a bucket that fills at a rate, see
 :class:`models.kv.disk.SlowDisk`; the page cache is dropped before every run.

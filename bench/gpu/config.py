@@ -7,8 +7,8 @@ from itertools import product
 
 import torch
 
-from bench import random_models
 from bench.config import Method
+from bench.gpu import random_models
 from models.attention import equivalence
 from models.attention.registry import BACKENDS, choose_backend
 from models.errors import UserError

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench import random_models
-from bench.gpu_config import GpuCheckConfig
+from bench.gpu import random_models
+from bench.gpu.config import GpuCheckConfig
 from bench.rounds import interleave
 from models import gate
 from models.engine import Engine, Prefill

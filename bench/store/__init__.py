@@ -1,0 +1,1 @@
+"""The chunk store measured: by disk, by size, and whether it pays."""
