@@ -53,6 +53,11 @@ class Corrector(shift.Corrector):
         length = products.diagonal(dim1=1, dim2=2).mean(1)
         # A single row is its own mean: any penalty gives nothing then, but none would give NaN.
         penalty = torch.where(length > 0, length * self.ridge, torch.ones_like(length))
-        eye = torch.eye(rows.shape[1], dtype=rows.dtype, device=rows.device)
-        solved = torch.linalg.solve(products + penalty[:, None, None] * eye, gap)
-        return rows.transpose(1, 2) @ solved
+        # By Cholesky: LU of several large matrices at once, on two threads, comes out wrong or
+        # never ends (pytorch/pytorch#142815). In float64 a small penalty still counts.
+        system = products.double()
+        system.diagonal(dim1=1, dim2=2).add_(penalty[:, None])
+        factor, failed = torch.linalg.cholesky_ex(system)
+        if failed.any():
+            raise UserError(f"RIDGE={self.ridge:g} is too small for these rows, or they hold NaN")
+        return rows.transpose(1, 2) @ torch.cholesky_solve(gap.double(), factor).to(rows.dtype)

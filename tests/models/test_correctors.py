@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -233,6 +234,23 @@ def test_in_half_precision_the_sum_is_rounded_once(prompt):
         gaps = found[:, rows].float() - cached[:, rows]
         common = gaps.quantile(0.5, 1, keepdim=True) * (len(rows) / (len(rows) + 8))
         assert torch.equal(found[:, rest], (cached[:, rest] + common).bfloat16())
+
+
+def test_many_rows_are_fitted_on_two_threads_too():
+    """Several large systems at once, which PyTorch's LU does not solve (pytorch#142815)."""
+    generator = torch.Generator().manual_seed(0)
+    rows, gap = torch.randn(2, 4, 300, 16, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = correctors.build("ridge").fit(rows, gap)
+    finally:
+        torch.set_num_threads(threads)
+    for x, g, linear in zip(rows.double().numpy(), gap.double().numpy(), found, strict=True):
+        system = x.T @ x + np.square(x).sum(1).mean() * np.eye(16)
+        assert np.allclose(linear, np.linalg.solve(system, x.T @ g), atol=1e-6)
+    with pytest.raises(UserError, match="RIDGE=1e-30 is too small for these rows"):
+        correctors.build("ridge:ridge=1e-30").fit(rows, gap)
 
 
 @dataclass
