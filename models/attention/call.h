@@ -22,10 +22,7 @@ struct Call {  // models/attention/native.py fills it: `_Call`
     char* out;  // [rows][heads][dim]
     i64 query_head, query_row, key_head, key_row, value_head, value_row;  // bytes
     i64 heads, kv_heads, dim, rows;
-    const i64* positions;  // [rows], within the row's segment
-    i64 segments;
-    const i64* segment_rows;  // [segments + 1]
-    const i64* segment_keys;  // first key of each segment
+    const i64* positions;  // [rows]
     float scale;
     bool half;  // bfloat16, else float32
 
@@ -33,7 +30,7 @@ struct Call {  // models/attention/native.py fills it: `_Call`
 };
 
 struct Tile {  // rows times heads of a group, counted from the call's first row
-    i64 segment, first, lanes;
+    i64 first, lanes;
     i64 unmasked, visible;  // keys that all its rows see, and that any does
 
     i64 row(const Call& call, i64 lane) const { return (first + lane) / call.group(); }
@@ -50,7 +47,7 @@ struct Tile {  // rows times heads of a group, counted from the call's first row
     }
 };
 
-struct Operand {  // keys or values of one K/V head and segment
+struct Operand {  // keys or values of one K/V head
     const char* data;
     i64 row;  // bytes from a key to the next, or from a pair of keys to the next
 };

@@ -25,63 +25,52 @@ constexpr Attend ROWS[FEW_HEADS] = {attend_row<HALF, 1>, attend_row<HALF, 2>, at
                                     attend_row<HALF, 7>, attend_row<HALF, 8>};
 
 std::vector<Tile> cut(const Call& call) {
-    const i64 group = call.group();
+    const i64 group = call.group(), end = call.rows * group;
     std::vector<Tile> tiles;
-    for (i64 s = 0; s < call.segments; s++) {
-        const i64 end = call.segment_rows[s + 1] * group;
-        for (i64 first = call.segment_rows[s] * group; first < end; first += TILE) {
-            const i64 lanes = std::min<i64>(TILE, end - first);
-            tiles.push_back({s, first, lanes, call.positions[first / group] + 1,
-                             call.positions[(first + lanes - 1) / group] + 1});
-        }
+    for (i64 first = 0; first < end; first += TILE) {
+        const i64 lanes = std::min<i64>(TILE, end - first);
+        tiles.push_back({first, lanes, call.positions[first / group] + 1,
+                         call.positions[(first + lanes - 1) / group] + 1});
     }
     return tiles;
 }
 
-Operand keys(const Call& call, i64 head, i64 segment) {
-    const i64 first = call.segment_keys[segment];
-    return {call.key + head * call.key_head + first * call.key_row, call.key_row};
+Operand keys(const Call& call, i64 head) {
+    return {call.key + head * call.key_head, call.key_row};
 }
 
-Operand values(const Call& call, i64 head, i64 segment) {
-    const i64 first = call.segment_keys[segment];
-    return {call.value + head * call.value_head + first * call.value_row, call.value_row};
+Operand values(const Call& call, i64 head) {
+    return {call.value + head * call.value_head, call.value_row};
 }
 
 // bfloat16 that tiles cannot read as it lies: values as pairs of keys, or all of it widened.
 template <class A>
 struct Prepared {
     const Call& call;
-    std::vector<i64> seen, start{0};  // keys of a segment that any row sees; where its rows begin
-    i64 pieces = 0;
+    i64 seen = 0, words = 0, pieces = 0;  // keys that any row sees, as rows of words, in pieces
     char *key = nullptr, *value = nullptr;
 
     Prepared(const Call& call, bool wanted, Scratch& scratch) : call(call) {
-        if (!wanted) return;
-        for (i64 s = 0; s < call.segments; s++) {
-            const i64 end = call.segment_rows[s + 1];
-            seen.push_back(end > call.segment_rows[s] ? call.positions[end - 1] + 1 : 0);
-            start.push_back(start[s] + (seen[s] + A::DEPTH - 1) / A::DEPTH);
-            pieces += (seen[s] + PIECE - 1) / PIECE;
-        }
-        const i64 size = call.kv_heads * start.back() * call.dim;
+        if (!wanted || !call.rows) return;
+        seen = call.positions[call.rows - 1] + 1;
+        words = (seen + A::DEPTH - 1) / A::DEPTH;
+        pieces = (seen + PIECE - 1) / PIECE;
+        const i64 size = call.kv_heads * words * call.dim;
         value = (char*)scratch.take(A::DEPTH == 1 ? 2 * size : size);
         key = value + size * 4;
     }
 
-    Operand rows(const char* of, i64 head, i64 segment) const {
-        return {of + (head * start.back() + start[segment]) * call.dim * 4, call.dim * 4};
+    Operand rows(const char* of, i64 head) const {
+        return {of + head * words * call.dim * 4, call.dim * 4};
     }
 
     void prepare(i64 head, i64 piece) {
-        i64 s = 0;
-        for (i64 n; piece >= (n = (seen[s] + PIECE - 1) / PIECE); s++) piece -= n;
-        const i64 begin = piece * PIECE, end = std::min(begin + PIECE, seen[s]);
+        const i64 begin = piece * PIECE, end = std::min(begin + PIECE, seen);
         if (A::DEPTH == 2) {
-            pair(values(call, head, s), rows(value, head, s), begin, end);
+            pair(values(call, head), rows(value, head), begin, end);
         } else {
-            widen_rows(values(call, head, s), rows(value, head, s), begin, end);
-            widen_rows(keys(call, head, s), rows(key, head, s), begin, end);
+            widen_rows(values(call, head), rows(value, head), begin, end);
+            widen_rows(keys(call, head), rows(key, head), begin, end);
         }
     }
 
@@ -135,13 +124,13 @@ void run(const Call& call, int threads) {
                           first_part.begin() - 1;
             const Tile& tile = tiles[t];
             float* sums = cuts ? parts + (head * n_parts + part) * size : own.take(2 * size);
-            Operand key = keys(call, head, tile.segment), value = values(call, head, tile.segment);
+            Operand key = keys(call, head), value = values(call, head);
             Attend attend = TILES<A>[tile.width() / LANES - 1];
             if (tile.is_one_row(call)) {
                 attend = (call.half ? ROWS<true> : ROWS<false>)[tile.lanes - 1];
             } else if (call.half) {
-                value = prepared.rows(prepared.value, head, tile.segment);
-                if (A::DEPTH == 1) key = prepared.rows(prepared.key, head, tile.segment);
+                value = prepared.rows(prepared.value, head);
+                if (A::DEPTH == 1) key = prepared.rows(prepared.key, head);
             }
             const i64 begin = cuts ? (part - first_part[t]) * PART : 0;
             const i64 end = cuts ? std::min(begin + PART, tile.visible) : tile.visible;

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -27,9 +26,6 @@ class _Call(ctypes.Structure):
         *((f"{x}_{by}", _NUMBER) for x in ("query", "key", "value") for by in ("head", "row")),
         *((name, _NUMBER) for name in ("heads", "kv_heads", "dim", "rows")),
         ("positions", _POINTER),
-        ("segments", _NUMBER),
-        ("segment_rows", _POINTER),
-        ("segment_keys", _POINTER),
         ("scale", ctypes.c_float),
         ("half", ctypes.c_bool),
     )
@@ -69,7 +65,7 @@ def _agrees(kernel: Any) -> bool:
     reference = MaskedRows(positions, 120)
     for dtype, tolerance in zip(DTYPES, (1e-5, 5e-2), strict=True):
         tensors = query.to(dtype), key.to(dtype), value.to(dtype)
-        found = _attend(kernel, *tensors, 0.25, positions, [0, 40], [0])
+        found = _attend(kernel, *tensors, 0.25, positions)
         if not torch.allclose(found, reference.attend(*tensors, 0.25), atol=tolerance):
             return False
     return True
@@ -82,8 +78,6 @@ def _attend(
     value: Tensor,
     scale: float,
     positions: Tensor,
-    segment_rows: list[int],
-    segment_keys: list[int],
 ) -> Tensor:
     _, heads, rows, dim = query.shape
     query, key, value = (x if x.stride(3) == 1 else x.contiguous() for x in (query, key, value))
@@ -91,19 +85,15 @@ def _attend(
     shapes = key.shape == value.shape and key.shape[::3] == query.shape[::3] == (1, dim)
     if not same or not shapes or heads % key.shape[1] or dim % HEAD_STEP or query.is_cuda:
         raise ValueError(f"no kernel for {query.shape} {query.dtype} on {key.shape} {key.dtype}")
-    if segment_rows[-1] != rows:
-        raise ValueError(f"{rows} rows, but {segment_rows[-1]} positions")
+    if len(positions) != rows:
+        raise ValueError(f"{rows} rows, but {len(positions)} positions")
     out = query.new_empty(1, rows, heads, dim)
-    numbers = _NUMBER * len(segment_rows)
     size = query.element_size()
     call = _Call(
         *(x.data_ptr() for x in (query, key, value, out)),
         *(x.stride(axis) * size for x in (query, key, value) for axis in (1, 2)),
         *(heads, key.shape[1], dim, rows),
         positions.data_ptr(),
-        len(segment_keys),
-        ctypes.cast(numbers(*segment_rows), _POINTER),
-        ctypes.cast(numbers(*segment_keys), _POINTER),
         scale,
         query.dtype == torch.bfloat16,
     )
@@ -135,24 +125,4 @@ class NativeRows:
         """Attend ``[1, H, R, D]`` queries over ``[1, H_kv, n, D]`` keys; gives ``[1, R, H, D]``."""
         if key.shape[2] < self.visible:
             raise ValueError(f"{key.shape[2]} keys, but {self.visible} are seen")
-        rows = [0, len(self.positions)]
-        return _attend(self.kernel, query, key, value, scale, self.positions, rows, [0])
-
-
-class NativeSegments:
-    """Segments side by side, each causal and blind to the others; see ``PackedSegments``."""
-
-    def __init__(self, lengths: list[int], front: int = 0) -> None:
-        self.kernel, reason = _found()
-        if reason:
-            raise UserError(f"BACKEND=native cannot be used: {reason}")
-        self.starts = list(accumulate(lengths, initial=0))
-        self.keys = list(accumulate((front + length for length in lengths), initial=0))
-        self.positions = torch.cat([torch.arange(front, front + length) for length in lengths])
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-        """Attend ``[1, H, R, D]`` queries over their keys and the fronts'; ``[1, R, H, D]``."""
-        if key.shape[2] != self.keys[-1]:
-            raise ValueError(f"{key.shape[2]} keys, but segments of {self.keys[-1]}")
-        keys = self.keys[:-1]
-        return _attend(self.kernel, query, key, value, scale, self.positions, self.starts, keys)
+        return _attend(self.kernel, query, key, value, scale, self.positions)

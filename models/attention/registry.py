@@ -22,8 +22,7 @@ from models.attention.blocked import BlockedRows
 from models.attention.flashinfer_rows import FlashInferRows, obstacle
 from models.attention.kernels import FORMS
 from models.attention.masked import CausalRows, MaskedRows, Rows
-from models.attention.native import NativeRows, NativeSegments
-from models.attention.packed import PackedSegments
+from models.attention.native import NativeRows
 from models.errors import UserError
 
 INTERFACE = "kvfuse"
@@ -83,12 +82,15 @@ def rows_for(backend: str, positions: Tensor, n_keys: int, host: np.ndarray | No
     return BACKENDS[backend](positions, n_keys)
 
 
-def segments_for(backend: str, lengths: list[int], front: int = 0) -> Rows:
-    """Segments of these lengths side by side, blind to each other, for the named back end.
+def segment_for(backend: str, length: int, front: int, device: torch.device) -> Rows:
+    """A segment that is captured: ``length`` rows, which see ``front`` keys before their own.
 
-    Each sees ``front`` keys more, which lie before its own.
+    Whatever attends online, it is the project's own kernel or PyTorch's: the bytes of a chunk are
+    the same for all back ends of a GPU.
     """
-    return (NativeSegments if backend == "native" else PackedSegments)(lengths, front)
+    n_keys = front + length
+    positions = torch.arange(front, n_keys, device=device)
+    return rows_for("native" if backend == "native" else "sdpa", positions, n_keys)
 
 
 def _attention(

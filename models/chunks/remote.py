@@ -55,6 +55,10 @@ class Remote:
         self._files, self._base = connect(self._above)
         self._objects = url.partition("://")[0] in _OBJECTS
 
+    def path(self, key: str) -> Path:
+        """Where a chunk lies in the cache, once it was fetched."""
+        return self.cache.folder.path(key)
+
     def open(self, key: str, verify: bool = False) -> ChunkFile:
         """The chunk's file in the cache; fetched where it is not there, or not whole."""
         with self.cache.folder.pin([key]):

@@ -66,6 +66,10 @@ class ChunkStore:
         """Where a remote's chunks are kept on this machine; None for a folder."""
         return self._at.cache if isinstance(self._at, Remote) else None
 
+    def path(self, key: str) -> Path:
+        """Where a chunk lies on this machine or, a remote's, once it was fetched."""
+        return self._at.path(key)
+
     def has(self, key: str, verify: bool = False) -> bool:
         """Whether the chunk is there, as far as its header tells; ``verify`` looks at its payload.
 

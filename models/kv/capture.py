@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.attention.registry import segments_for
+from models.attention.registry import segment_for
 from models.finite import require_finite
 from models.kv.front import Asked, Behind, Front
 from models.kv.pieces import Ids, Piece, pieces
-from models.kv.sinks import SinkSegments
+from models.kv.sinks import SinkRows
 from models.modules import Modules
 from models.prompt import Headers, Prompt
 
@@ -120,10 +120,10 @@ def _run(
     length, body = len(ids), slice(len(segment.header), None)
     hidden = modules.embed(ids[None])
     rotary = modules.rotary(hidden, torch.arange(before, before + length, device=device)[None])
-    rows = segments_for(modules.backend, [length], before)
+    rows = segment_for(modules.backend, length, before, device)
     sinks = None
     if "sinks" in scores:
-        sinks = SinkSegments(rows, [length], len(modules.layers), device, before)
+        sinks = SinkRows(rows, length, len(modules.layers), device, before)
     cache = Behind(front, length) if front else None
     with _hooks(modules, kv, body):
         for layer in modules.layers:

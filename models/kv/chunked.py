@@ -244,7 +244,7 @@ class ChunkedItem:
         self._scores.clear()
         with self._refusals():
             paths = [file.path for file in self._files(KV)]
-        for path in paths:
+        for path in [*paths, *map(self.store.path, self.keys(SCORES))]:
             advise(path, "POSIX_FADV_DONTNEED")
         return have_left(paths)
 

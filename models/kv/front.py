@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.attention.registry import segments_for
+from models.attention.registry import segment_for
 from models.finite import require_finite
 from models.modules import Modules
 
@@ -37,7 +37,7 @@ class Front:
             hidden = modules.embed(torch.tensor([self.ids], device=modules.device))
             positions = torch.arange(len(self), device=modules.device)
             rotary = modules.rotary(hidden, positions[None])
-            rows = segments_for(modules.backend, [len(self)])
+            rows = segment_for(modules.backend, len(self), 0, modules.device)
             for layer in modules.layers:
                 hidden = layer(
                     hidden, position_embeddings=rotary, rows=rows, past_key_values=_Keeping(self)

@@ -8,11 +8,7 @@ import torch
 from models.attention import blocked
 from models.attention.blocked import BlockedRows
 from models.attention.masked import CausalRows, MaskedRows
-from models.attention.packed import PackedSegments
-from models.attention.registry import (
-    choose_backend,
-    rows_for,
-)
+from models.attention.registry import choose_backend, rows_for, segment_for
 from models.engine import Engine
 from models.errors import UserError
 from tests.conftest import build, random_prompt
@@ -93,18 +89,15 @@ def test_blocks_meet_without_a_seam(group, first, count, step):
     assert torch.allclose(got, reference, atol=1e-6)
 
 
-def test_packed_segments_are_blind_to_each_other():
-    lengths = [20, 20, 20, 7, 1, 1]
-    query, key, value = tensors(sum(lengths), sum(lengths))
-    got = PackedSegments(lengths).attend(query, key, value, 0.25)
-    start = 0
-    for length in lengths:
-        rows = slice(start, start + length)
-        alone = plainly(
-            query[:, :, rows], key[:, :, rows], value[:, :, rows], torch.arange(length), 0.25
-        )
-        assert torch.allclose(got[:, rows].double(), alone, atol=1e-5)
-        start += length
+@pytest.mark.parametrize("backend", ["native", "blocked", "sdpa", "flashinfer"])
+@pytest.mark.parametrize("length", [1, 7, 130])
+@pytest.mark.parametrize("front", [0, 1, 40])
+def test_a_captured_segment_sees_its_front_and_itself(backend, length, front):
+    query, key, value = tensors(length, front + length)
+    rows = segment_for(backend, length, front, torch.device("cpu"))
+    got = rows.attend(query, key, value, 0.25)
+    wanted = plainly(query, key, value, torch.arange(front, front + length), 0.25)
+    assert torch.allclose(got.double(), wanted, atol=1e-5)
 
 
 def test_back_ends_are_chosen_by_capability(monkeypatch):

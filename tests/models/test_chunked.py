@@ -15,11 +15,13 @@ from models.kv.capture import Captured, capture
 from models.kv.chunked import ChunkedItem
 from models.kv.front import Fronts
 from models.kv.keys import KV, key_of
+from models.kv.pagecache import resident_share
 from models.kv.pieces import Piece, pieces
 from models.kv.reader import Unusable
 from models.prompt import Headers, Prompt
 from models.timing import Stopwatch
 from tests.conftest import Family, build, random_prompt
+from tests.pages import need_a_disk, read_in
 
 SINK = [1]
 SCORES = ["surprisal", "sinks"]
@@ -81,6 +83,18 @@ def test_every_selector_finds_the_same_bits_in_either_layout(family, tmp_path, k
             assert torch.equal(recomputed, found[0][1])
             assert torch.equal(kv, found[0][2])
             assert torch.equal(logits, found[0][0])
+
+
+def test_scores_leave_memory_with_the_kvs(llama, tmp_path):
+    need_a_disk(tmp_path)
+    prompt = random_prompt(3, [1000], 45)
+    captured = capture(llama.engine.modules, prompt, SINK, SCORES)
+    item = chunked(llama, prompt, tmp_path, captured)
+    paths = [item.store.path(key) for key in item.keys([KV, *SCORES])]
+    for path in paths:
+        read_in(path)
+    assert item.forget() is True
+    assert {resident_share(path) for path in paths} == {0}
 
 
 def test_keys_depend_on_all_that_decides_a_chunks_bytes():

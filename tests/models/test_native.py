@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.attention import native
-from models.attention.native import NativeRows, NativeSegments
+from models.attention.native import NativeRows
 from models.engine import Engine
 from tests.conftest import FAMILIES, Family, build, random_prompt
 
@@ -159,20 +159,6 @@ def test_extreme_scores_choose_one_key(rows, step, dtype):
     )
 
 
-@pytest.mark.parametrize("dtype", [F32, BF16])
-@pytest.mark.parametrize("lengths", [[1], [20, 20, 7, 1, 1], [600, 130, 130, 63], [3] * 40])
-def test_segments_are_blind_to_each_other(lengths, dtype):
-    query, key, value = draw(3, sum(lengths), sum(lengths), 16, dtype)
-    found = NativeSegments(lengths).attend(query, key, value, 0.25)
-    start = 0
-    for length in lengths:
-        span = slice(start, start + length)
-        parts = (x[:, :, span] for x in (query, key, value))
-        alone = exactly(*parts, torch.arange(length), 0.25)
-        assert (found[:, span] - alone).abs().max() < (5e-6 if dtype == F32 else 2e-2)
-        start += length
-
-
 @pytest.mark.parametrize("name", list(FAMILIES))
 def test_every_family_equals_the_librarys_forward(name, prompt):
     family = Family(name)
@@ -219,5 +205,3 @@ def test_tensors_that_do_not_fit_are_refused():
     ):
         with pytest.raises(ValueError, match=r"kernel|keys|rows"):
             rows.attend(*wrong, 0.25)
-    with pytest.raises(ValueError, match="segments of 3"):
-        NativeSegments([2, 1]).attend(query, key, value, 0.25)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from models.attention.packed import PackedSegments
+from models.attention.masked import CausalRows
 from models.kv import sinks as sinks_module
 from models.kv.capture import capture
-from models.kv.sinks import SinkSegments
+from models.kv.sinks import SinkRows
 from models.modules import Modules
 from models.prompt import Prompt
 from tests.conftest import build, random_prompt
@@ -71,9 +71,8 @@ def test_weights_add_up_in_single_precision():
 
 def test_the_first_token_of_uniform_attention_draws_most():
     """Without any preference row i gives 1/(i+1) to each before it and itself."""
-    rows = SinkSegments(PackedSegments([4, 2]), [4, 2], 2, torch.device("cpu"))
-    zeros = torch.zeros(1, 6, 6, 8)
+    rows = SinkRows(CausalRows(), 4, 2, torch.device("cpu"))
+    zeros = torch.zeros(1, 6, 4, 8)
     for _ in range(2):
         rows.attend(zeros, zeros[:, :2], zeros[:, :2], 1.0)
-    thirds = [25 / 48, 13 / 48, 7 / 48, 3 / 48, 3 / 4, 1 / 4]
-    assert rows.received.tolist() == pytest.approx(thirds)
+    assert rows.received.tolist() == pytest.approx([25 / 48, 13 / 48, 7 / 48, 3 / 48])
