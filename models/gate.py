@@ -10,9 +10,10 @@ when its sums are taken in another order.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -131,8 +132,8 @@ class _Stored:
             self.item.put_all(captured.kv)
         self.read: Any = self.item.cold
 
-    def fuse(self, method: str, corrector: str, rate: float) -> Outcome:
-        """Logits of a fused prefill, and its greedy answer."""
+    def fuse(self, method: str, corrector: str, rate: float, along: Sequence[int] = ()) -> Outcome:
+        """Logits of a fused prefill, and its greedy answer, see :func:`_answered`."""
         selector = make(method, check_layer=1)
         generator = torch.Generator().manual_seed(0)
         prefill = self.engine.fused_prefill(
@@ -144,7 +145,7 @@ class _Stored:
             corrector=correctors.build(corrector),
         )
         self.read = self.item.ready
-        return _answered(self.engine, prefill)
+        return _answered(self.engine, prefill, along)
 
 
 def run(
@@ -175,11 +176,17 @@ def run(
     engine.cache.reserve(len(prompt) + ANSWER_TOKENS)
     tolerance, moved = bound(engine, prompt)
 
-    def check(name: str, right: Callable[[], Outcome], found: Iterable[Outcome]) -> Check:
+    def check(
+        name: str,
+        right: Callable[[], Outcome],
+        stored: Callable[[], _Stored],
+        rates: Sequence[float],
+    ) -> Check:
         distances, equal = [0.0], True
         try:
             logits, tokens = right()
-            for other, answer in found:
+            for method, rate in product(METHODS, rates):
+                other, answer = stored().fuse(*method, rate, tokens)
                 distances.append(float((other - logits).abs().max()))
                 equal &= answer == tokens
         except NotFinite:
@@ -206,22 +213,13 @@ def run(
         def full() -> Outcome:
             return _answered(engine, engine.full_prefill(prompt))
 
+        def reused() -> Outcome:
+            return parts().fuse("full", correctors.NONE, 0.0)
+
         checks: tuple[Check, ...] = (
-            check(
-                "r = 1 equals full prefill",
-                full,
-                (coded().fuse(*method, 1.0) for method in METHODS),
-            ),
-            check(
-                "one chunk, any r equals full prefill",
-                full,
-                (whole().fuse(*method, rate) for method in METHODS for rate in RATES),
-            ),
-            check(
-                "r = 0 equals full reuse",
-                lambda: parts().fuse("full", correctors.NONE, 0.0),
-                (parts().fuse(*method, 0.0) for method in METHODS),
-            ),
+            check("r = 1 equals full prefill", full, coded, [1.0]),
+            check("one chunk, any r equals full prefill", full, whole, RATES),
+            check("r = 0 equals full reuse", reused, parts, [0.0]),
         )
     if engine.backend.startswith("flashinfer"):
         checks = (*checks, kernels_check(engine.modules, engine.backend))
@@ -272,7 +270,14 @@ def filled(prompt: Prompt) -> int:
     return sum(end > start for start, end in prompt.chunks)
 
 
-def _answered(engine: Engine, prefill: Prefill) -> Outcome:
+def _answered(engine: Engine, prefill: Prefill, along: Sequence[int] = ()) -> Outcome:
+    """A prefill's logits and its greedy answer.
+
+    ``along`` is an answer to compare with: then what the model puts in the place of each of its
+    tokens, which is the same answer or differs where the greedy one would, in one pass.
+    """
+    if along:
+        return prefill.logits, engine.follow(prefill, along).argmax(-1).tolist()
     return prefill.logits, engine.decode(prefill, ANSWER_TOKENS, ()).tokens
 
 
