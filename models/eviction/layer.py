@@ -43,7 +43,8 @@ class EvictingLayer(DynamicLayer):
 
     def reset(self) -> None:
         """Forget the sequence; the next one begins with nothing of it."""
-        super().reset()
+        self.keys = self.values = None  # not every release of transformers lets go of them
+        self.is_initialized = False
         self.seen = 0
         self.evicted = False
         self.valid: Tensor | None = None

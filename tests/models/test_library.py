@@ -231,8 +231,7 @@ def test_builds_for_lesser_cpus(tmp_path, flags):
         for positions in (torch.arange(700), torch.arange(3, 700, 5), torch.tensor([650])):
             query = torch.randn(1, 6, len(positions), 48, generator=generator).to(dtype)
             key, value = torch.randn(2, 1, 2, 700, 48, generator=generator).to(dtype)
-            rows = [0, len(positions)]
-            found = native._attend(kernel, query, key, value, 0.2, positions, rows, [0])
+            found = native._attend(kernel, query, key, value, 0.2, positions)
             wanted = MaskedRows(positions, 700).attend(
                 query.double(), key.double(), value.double(), 0.2
             )
