@@ -7,9 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from eval.analysis.measures import MEASURES, Results, column, method, rate, require_same_items
+from eval.analysis.measures import (
+    MEASURES,
+    Results,
+    column,
+    corrector,
+    method,
+    rate,
+    require_same_items,
+    selector,
+)
 from eval.analysis.significance import holm, p_values, verdict
 from eval.analysis.stats import paired, per_item, ratio
+from models.selectors import selector_class
 
 OURS, PUBLISHED_RATE = "primer", 0.15
 CONTROLS = ("no", "full", "random", "cat")  # none of them is a published method of fusion
@@ -84,16 +94,23 @@ def claims(models: Mapping[str, Results], seed: int = 0) -> list[dict[str, Any]]
 
 
 def best_published(results: Results, named: str | None = None) -> dict[str, Any] | None:
-    """The published method at its rate whose mean KL is the lowest, or the one that is named."""
+    """The published method, as published, whose mean KL is the lowest; or the one that is named."""
     found = [
         result
         for result in results
         if rate(result) == PUBLISHED_RATE
         and not result["oracle"]
+        and as_published(result)
         and method(result) not in (OURS, *CONTROLS)
         and named in (None, method(result))
     ]
     return min(found, key=_kl, default=None)
+
+
+def as_published(result: dict[str, Any]) -> bool:
+    """Whether a run has its method's own context, and no corrector."""
+    own = selector_class(selector(result).partition(":")[0]).context
+    return bool(result["config"]["context"] == own) and corrector(result) == "none"
 
 
 def _kl(result: dict[str, Any]) -> float:

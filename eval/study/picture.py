@@ -14,7 +14,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from eval.analysis.measures import ROUNDING, Results, corrector, rate, selector
 from eval.report.curves import COLOURS, MARKERS
-from eval.study.claims import OURS, PUBLISHED_RATE
+from eval.study.claims import OURS, PUBLISHED_RATE, as_published
 from eval.study.measured import Times, key
 from models.atomic import writing
 from models.selectors import selector_class
@@ -58,19 +58,13 @@ def _style(place: int) -> dict:
     return {"color": colour, "lw": 1.5, "marker": marker, "ms": 4}
 
 
-def published(result: dict) -> bool:
-    """Whether a run has its method's own context, and no corrector."""
-    own = selector_class(selector(result).partition(":")[0]).context
-    return result["config"]["context"] == own and corrector(result) == "none"
-
-
 def _curves(axes: Axes, results: Results, styles: dict[str, dict], times: Times) -> None:
     """A line a method through its rates; the method's name beside its last one."""
     lines: dict[str, list] = {}
     for result in results:
         if key(result) not in times:
             continue
-        if published(result):
+        if as_published(result):
             lines.setdefault(selector(result), []).append(result)
         elif (
             selector(result) == "full"
@@ -118,7 +112,7 @@ def _cells(axes: Axes, results: Results) -> None:
     down = sorted(mean, key=mean.__getitem__, reverse=True)
     shown = np.array([[kl.get((name, column), np.nan) for column in across] for name in down])
     axes.imshow(shown, cmap="RdYlGn_r", norm=LogNorm(), aspect="auto", alpha=0.75)
-    own = {(selector(r), str(r["config"]["context"])) for r in here if published(r)}
+    own = {(selector(r), str(r["config"]["context"])) for r in here if as_published(r)}
     for i, name in enumerate(down):
         for j, column in enumerate(across):
             if np.isfinite(shown[i, j]):

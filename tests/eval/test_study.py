@@ -12,7 +12,7 @@ from eval.analysis.measures import ROUNDING
 from eval.folder import RunFolder
 from eval.study import picture, standings, table
 from eval.study.__main__ import quiet
-from eval.study.claims import PRIMARY, best_published, claims
+from eval.study.claims import PRIMARY, as_published, best_published, claims
 from eval.study.measured import times_of
 from eval.study.plan import parts
 from models import selectors
@@ -67,6 +67,8 @@ def test_the_best_published_method_is_no_control_and_not_ours():
     assert best_published(results())["config"]["method"] == "prophet"
     assert best_published(results(), "blend")["config"]["method"] == "blend"
     assert best_published(results()[:2]) is None
+    elsewhere = result("prophet @ primed:256", 0.15, [0.001], "primed:256")
+    assert best_published([*results(), elsewhere])["config"]["method"] == "prophet"
 
 
 def test_claims_hold_where_the_shares_are_met():
@@ -133,10 +135,10 @@ def test_the_map_is_drawn(tmp_path):
 
 def test_as_published_is_a_methods_own_context_and_no_corrector():
     run = result("debug", 0.15, [0.1], selectors.selector_class("debug").context)
-    assert picture.published(run)
-    assert not picture.published(result("debug", 0.15, [0.1], "primed:256"))
+    assert as_published(run)
+    assert not as_published(result("debug", 0.15, [0.1], "primed:256"))
     run["config"] |= {"method": "debug + shift", "corrector": "shift"}
-    assert not picture.published(run)
+    assert not as_published(run)
 
 
 def test_times_may_come_from_another_study(tmp_path):
