@@ -31,6 +31,7 @@ from kvfuse.__main__ import COMMANDS
 from models.kv import reader
 from models.load import source, weights
 from stage import session
+from tests.conftest import compile_kernels
 from tests.faults.hearing import heard
 from tests.faults.verdict import results
 from tests.models.test_gguf import SIZES, write
@@ -125,6 +126,7 @@ class Stand:
                 self._loaded[key] = load(place, *rest)
             return self._loaded[key]
 
+        compile_kernels()
         with source.quiet():
             self._make_models()
         threads = torch.get_num_threads()
