@@ -68,7 +68,7 @@ FAMILIES = {
 def compile_kernels() -> None:
     """Before anybody listens to what a command says meanwhile."""
     native.obstacle(torch.float32, SIZES["head_dim"])
-    rotary._found()
+    rotary.lacking()
     table._found()
 
 

@@ -51,7 +51,7 @@ struct Prepared {
     char *key = nullptr, *value = nullptr;
 
     Prepared(const Call& call, bool wanted, Scratch& scratch) : call(call) {
-        if (!wanted || !call.rows) return;
+        if (!wanted) return;
         seen = call.positions[call.rows - 1] + 1;
         words = (seen + A::DEPTH - 1) / A::DEPTH;
         pieces = (seen + PIECE - 1) / PIECE;
