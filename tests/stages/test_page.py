@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -293,7 +294,9 @@ def test_a_failed_gate_and_samples_cannot_be_overlooked(copy):
     assert "1 of 6 runs are on rows that were written for kvfuse" in text
     assert "b" in page_of(copy).tags  # the marks
     (row,) = [row for row in page_of(copy).rows if row["folder"] == str(one(copy))]
-    assert row["dataset"]["text"].split() == [DATASET, "built-in", "sample", "gate", "failed"]
+    name, *marks = row["dataset"]["text"].split()
+    assert name == DATASET
+    assert {("built-in", "sample"), ("gate", "failed")} <= set(pairwise(marks))
 
 
 def test_without_inputs_tokens_are_places(copy):
