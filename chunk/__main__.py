@@ -9,8 +9,8 @@ import sys
 from chunk.build import ensure
 
 from stage.config import InputsConfig
+from stage.model import Unloaded
 from stage.options import command
-from stage.session import Unloaded
 
 
 def main(config: InputsConfig) -> None:

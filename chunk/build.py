@@ -20,8 +20,8 @@ from models.load.settings import max_positions
 from models.load.tokenizer import frame
 from models.prompt import Prompt
 from stage.config import OWN, InputsConfig
+from stage.model import Unloaded
 from stage.options import defaults_of
-from stage.session import Unloaded
 
 # The options that generated rows depend on, by the source that generates them.
 GENERATED = {

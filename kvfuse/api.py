@@ -27,7 +27,7 @@ from models.load.tokenizer import Frame, encode, frame
 from models.load.weights import LoadedModel, load
 from models.prompt import Prompt
 from models.selectors import BaseSelector
-from stage.session import Unloaded
+from stage.model import Unloaded
 
 
 @dataclass

@@ -9,10 +9,6 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # Tiny models gain nothing from threads, and lose minutes where other work shares the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# The suite leaves 40,000 small files. Some disks take minutes to delete them.
-MEMORY = Path("/dev/shm")
-if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
-    os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 import pytest
 import torch
@@ -32,6 +28,9 @@ from models.engine import Engine
 from models.kv import rotary
 from models.linear import table
 from models.prompt import Prompt
+
+MEMORY = Path("/dev/shm")
+ROOM = 4 << 30
 
 SIZES = {
     "vocab_size": 160,
@@ -69,6 +68,12 @@ FAMILIES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
     "qwen3": (Qwen3Config, Qwen3ForCausalLM, {}),
 }
+
+
+def pytest_configure() -> None:
+    """Files in memory, where there is room: some disks take minutes to delete 40,000 of them."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 def compile_kernels() -> None:

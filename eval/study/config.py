@@ -14,7 +14,9 @@ from stage.options import option
 class StudyConfig(MachineOptions):
     """Run a part of the study on each model, go on where it was left, and test its claims."""
 
-    part: str = option("test", "test (default) or development, as config/study.yaml has them")
+    part: str = option(
+        "test", "test (default), development or times, as config/study.yaml has them"
+    )
     models: list[str] = option([MODEL], "models, each as MODEL= takes it")
     limit: int | None = option(None, "only the first so many items of the part")
     dataset: str | None = option(None, "other items than the part's: a dataset (the part's)")
