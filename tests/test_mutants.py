@@ -66,6 +66,13 @@ def test_the_runner(checkout, monkeypatch, capsys, text, replacement, code, said
     assert (checkout / "double.py").read_text() == "def double(x):\n    return 2 * x + 0\n"
 
 
+def test_only_what_a_mutant_breaks_has_a_time_limit(checkout, monkeypatch, capsys):
+    monkeypatch.setattr(runner, "MUTANTS", [mutant("2 * x", "3 * x")])
+    monkeypatch.setattr(runner, "SECONDS", 0.01)
+    assert runner.main([]) == 0
+    assert "which does not end" in capsys.readouterr().out
+
+
 def test_tests_that_fail_anyway_show_nothing(checkout, monkeypatch, capsys):
     (checkout / "double.py").write_text("def double(x):\n    return 2 * x + 1\n")
     monkeypatch.setattr(runner, "MUTANTS", [mutant("2 * x", "3 * x")])

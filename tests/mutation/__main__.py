@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LEFT_OUT = shutil.ignore_patterns(
     ".*", "__pycache__", "*.egg-info", "inputs", "kvs", "outputs", "node_modules"
 )
-SECONDS = 600
+SECONDS = 600  # for the tests of one mutant: it may make them run forever
 FAILED, BROKEN = 1, "BROKEN"
 
 
@@ -45,7 +45,7 @@ def main(words: list[str]) -> int:
     width = max(len(mutant.what) for mutant in chosen)
     survived = 0
     for mutant in chosen:
-        killer = run(mutant, list(mutant.tests))
+        killer = run(mutant, list(mutant.tests), SECONDS)
         survived += killer is None or killer == BROKEN
         print(
             f"{mutant.what:<{width}}  {f'killed by {killer}' if killer else 'SURVIVED'}", flush=True
@@ -54,7 +54,7 @@ def main(words: list[str]) -> int:
     return 1 if survived else 0
 
 
-def run(mutant: Mutant | None, tests: list[str]) -> str | None:
+def run(mutant: Mutant | None, tests: list[str], seconds: float | None = None) -> str | None:
     """Run the tests on a copy of the checkout; the first that fails, or None.
 
     ``BROKEN`` where they could not be run at all, as after a replacement that is no Python: that
@@ -71,7 +71,7 @@ def run(mutant: Mutant | None, tests: list[str]) -> str | None:
         environment.pop("PYTHONPATH", None)
         try:
             done = subprocess.run(
-                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=SECONDS
+                command, cwd=copy, env=environment, capture_output=True, text=True, timeout=seconds
             )
         except subprocess.TimeoutExpired:
             return f"{tests[0]}, which does not end"
