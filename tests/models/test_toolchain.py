@@ -18,7 +18,7 @@ from kvfuse import doctor
 from models.attention import flashinfer_rows, kernels, toolchain
 from models.attention.registry import choose_backend
 from models.errors import UserError
-from stage import environment, session
+from stage import environment, model
 from stage.config import ModelConfig
 from stage.options import command
 
@@ -176,7 +176,7 @@ def test_doctor_eval_and_gpu_check_say_it(gpu, name, monkeypatch, capsys, tmp_pa
     assert message in error
     assert error.count("\n") == 1
 
-    for module in (doctor, session):
+    for module in (doctor, model):
         monkeypatch.setattr(module, "pick_device", lambda name: CUDA)
     found = {finding.what: finding for finding in doctor.hardware(doctor.DoctorConfig())}
     assert message in found["flashinfer"].remedy
@@ -188,7 +188,7 @@ def test_doctor_eval_and_gpu_check_say_it(gpu, name, monkeypatch, capsys, tmp_pa
             head_dim=128, num_hidden_layers=2, rope_parameters={}, max_position_embeddings=64
         ),
     )
-    weights = session.Weights(unloaded, ModelConfig())
+    weights = model.Weights(unloaded, ModelConfig())
     assert weights.backend == "sdpa"
     error = capsys.readouterr().err
     assert message in error
@@ -196,5 +196,5 @@ def test_doctor_eval_and_gpu_check_say_it(gpu, name, monkeypatch, capsys, tmp_pa
     found = environment.describe({}, CUDA, torch.bfloat16, "sdpa", 128)
     assert message in found["not_flashinfer"]
     with pytest.raises(UserError, match="BACKEND=flashinfer cannot be used") as told:
-        session.Weights(unloaded, ModelConfig(backend="flashinfer"))
+        model.Weights(unloaded, ModelConfig(backend="flashinfer"))
     assert "\n" not in str(told.value)
