@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import re
 import shutil
@@ -200,6 +201,16 @@ def test_a_library_that_computes_nonsense_is_not_used(bin, tmp_path, monkeypatch
     falls_back("what it computed here was wrong")
 
 
+def test_the_check_holds_no_earlier_answer_for_the_kernels():
+    seen = []
+
+    def writes_nothing(call, _):
+        seen.append(ctypes.c_float.from_address(call._obj.out).value)
+
+    assert not native._agrees(writes_nothing)
+    assert math.isnan(*seen)
+
+
 @needs_kernel
 def test_processes_that_begin_at_once_agree(bin, built, tmp_path):
     compiler(bin, f"sleep 0.3; cp {built} $target")
@@ -231,7 +242,8 @@ def test_builds_for_lesser_cpus(tmp_path, flags):
         for positions in (torch.arange(700), torch.arange(3, 700, 5), torch.tensor([650])):
             query = torch.randn(1, 6, len(positions), 48, generator=generator).to(dtype)
             key, value = torch.randn(2, 1, 2, 700, 48, generator=generator).to(dtype)
-            found = native._attend(kernel, query, key, value, 0.2, positions)
+            found = query.new_empty(1, len(positions), 6, 48)
+            native._attend(kernel, query, key, value, 0.2, positions, found)
             wanted = MaskedRows(positions, 700).attend(
                 query.double(), key.double(), value.double(), 0.2
             )

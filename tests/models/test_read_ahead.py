@@ -328,7 +328,7 @@ def test_on_cuda_the_host_s_waiting_is_noted(monkeypatch):
     stream = ReadAhead(source, target().as_subclass(OnCuda), Stopwatch(CPU)).start()
     threading.Timer(0.05, source.permits.release, [4]).start()
     stream.finish()
-    assert 0 < stream.reading.waited_ms <= stream.reading.read_ms
+    assert stream.reading.waited_ms > 0
 
 
 def test_on_cuda_a_file_comes_through_memory_that_stays_ready(item, monkeypatch):
