@@ -7,13 +7,14 @@ that was cut short goes on where it ended. ``CODEC=`` in a sweep says the same o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import sys
 from chunk.build import ensure
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import IO, Any
 
 from torch import Tensor
 from tqdm import tqdm
@@ -25,12 +26,14 @@ from eval.analysis.stats import paired
 from eval.config import SweepConfig
 from eval.evaluator import Evaluator
 from eval.folder import digest
-from eval.runner import CODE, check_layers, check_metrics, check_room, identity_of, runs_root
+from eval.runner import check_layers, check_metrics, check_room, run_identity, runs_root
 from eval.variants import Variant, make_variants, method_options
 from models import codecs
+from models.atomic import disk_errors
 from models.codecs import BaseCodec
 from models.errors import UserError
 from models.prompt import Prompt
+from models.sealed import parse, seal, unseal
 from precompute.build import precompute
 from stage.columns import columns
 from stage.options import command, option
@@ -85,37 +88,50 @@ def run(
         precompute(source.session, sorted({*config.scores, *source.needs}))
         gating.checked(source.session)
     identity = {
-        **identity_of(session, evaluator),
-        "inputs": session.inputs.fingerprint(),
+        "methods": [run_identity(session, evaluator, variant) for variant in variants],
         "codecs": {name: [codec.version, codecs.code_of(codec)] for name, codec in built.items()},
-        "methods": [[variant.spec, variant.rate, variant.code] for variant in variants],
-        "seed": config.seed,
-        "code": CODE,
+        "machine": session.weights.machine,
     }
     path = runs_root(session) / f"codecs-{digest(identity)}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    records = kept(path)
-    todo = [item for item in session.inputs.items if item.id not in records]
-    for item in todo:
-        evaluator.check(item)
-    with path.open("a", encoding="utf-8") as file:
+    with disk_errors(path), path.open("a+b") as file:
+        records = kept(file, path, config.fresh)
+        todo = [item for item in session.inputs.items if item.id not in records]
+        for item in todo:
+            evaluator.check(item)
         for item in tqdm(todo, session.dataset.name, unit="item", disable=None):
             records[item.id] = one(evaluator, item, variants, built)
-            file.write(json.dumps(records[item.id]) + "\n")
+            try:
+                sealed = seal({"id": item.id, "records": records[item.id]})
+            except ValueError as error:
+                raise UserError(f"item {item.id} cannot be kept: {error}") from None
+            file.write(json.dumps(sealed).encode() + b"\n")
             file.flush()
     return records, path
 
 
-def kept(path: Path) -> Records:
-    """What an earlier call found; a line that it did not finish is taken away."""
-    whole, records = b"", {}
-    for line in path.read_bytes().splitlines(keepends=True) if path.exists() else []:
-        if not line.endswith(b"\n"):
-            path.write_bytes(whole)
-            break
-        whole += line
-        found = json.loads(line)
-        records[found[0]["item"]] = found
+def kept(file: IO[bytes], path: Path, fresh: bool) -> Records:
+    """What an earlier call found, the file taken for this process.
+
+    A line that a killed call left half written is cut off. Another damaged one is told, and its
+    item is done again.
+    """
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UserError(f"{path} is in use by another call; wait for it") from None
+    file.seek(0)
+    lines = [] if fresh else file.read().splitlines(keepends=True)
+    if lines and not lines[-1].endswith(b"\n"):
+        lines.pop()
+    file.truncate(sum(map(len, lines)))
+    records = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            found = unseal(parse(line))
+            records[found["id"]] = found["records"]
+        except ValueError as error:
+            print(f"codecs: {path}: line {number} is left out: {error}", file=sys.stderr)
     return records
 
 
@@ -137,7 +153,7 @@ def one(
         evaluator.advance(to_the_end=True)
         for variant, begun in pending:
             record = evaluator.complete(begun)
-            about = {"item": item.id, "codec": name, "method": variant.spec, "rate": variant.rate}
+            about = {"codec": name, "method": variant.spec, "rate": variant.rate}
             found.append(about | coded.get(variant.where, {}) | {k: record[k] for k in KEPT})
     return found
 

@@ -130,11 +130,11 @@ def check_layers(session: Session, variants: Sequence[Variant]) -> None:
             )
 
 
-def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
-    """The run's folder, named from every option that changes its result."""
-    config, settings = evaluator.config, session.inputs.settings
+def run_identity(session: Session, evaluator: Evaluator, variant: Variant) -> dict[str, Any]:
+    """Everything that a run's result depends on, besides the machine."""
+    config = evaluator.config
     behind = evaluator.sources[variant.where].session if variant.where else None
-    identity = {
+    return {
         **identity_of(session, evaluator),
         "dataset": session.dataset.name,
         "version": session.dataset.version,
@@ -162,10 +162,16 @@ def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolde
         "drop_options": variant.policy.identity() if variant.policy else {},
         "drop_code": variant.policy_code,
     }
+
+
+def folder(session: Session, evaluator: Evaluator, variant: Variant) -> RunFolder:
+    """The run's folder, named from every option that changes its result."""
+    settings = session.inputs.settings
     rate = "" if variant.rate is None else f"-r{variant.rate:g}"
     method = re.sub(r"[^A-Za-z0-9=._]+", "+", variant.spec)[:LABEL]
     split = settings.chunking + (str(settings.chunk_size) if settings.chunking == "token" else "")
     label = f"{method}{rate}-{split}-n{len(session.inputs.items)}"
+    identity = run_identity(session, evaluator, variant)
     return RunFolder(runs_root(session), label, identity, session.weights.machine)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,9 +19,14 @@ METHODS = ["--reuse", "full", "random", "--rate", "0.3"]
 FEW = ["--codecs", "none", "int8", "int4:tokens=8"]
 
 
-def records(place: Workplace) -> list[list[dict]]:
+def file_of(place: Workplace) -> Path:
     (path,) = (place.root / "outputs").glob("*/*/codecs-*.jsonl")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return path
+
+
+def records(place: Workplace) -> list[list[dict]]:
+    lines = map(json.loads, file_of(place).read_text().splitlines())
+    return [[record | {"item": line["id"]} for record in line["records"]] for line in lines]
 
 
 @pytest.fixture(scope="module")
@@ -71,18 +78,65 @@ def test_what_is_printed_is_the_mean_over_items(done):
         assert f"{sum(kl) / len(kl):.4f}" in line
 
 
+def figures(place: Workplace) -> list[list[dict]]:
+    """All that is found but times, which differ from call to call."""
+    return [
+        [{k: v for k, v in record.items() if k != "decode_ms"} for record in of_item]
+        for of_item in sorted(records(place), key=lambda found: found[0]["item"])
+    ]
+
+
 def test_a_run_goes_on_where_it_ended(done):
-    (path,) = (done.root / "outputs").glob("*/*/codecs-*.jsonl")
+    before, path = figures(done), file_of(done)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:2]) + lines[2][:40])  # killed while it wrote the third
     done.ok("codecs", *METHODS, *FEW)
-    again = path.read_text().splitlines()
-    assert len(again) == len(lines)
-    for line, before in zip(again, lines, strict=True):
-        for a, b in zip(json.loads(line), json.loads(before), strict=True):
-            assert {k: v for k, v in a.items() if k != "decode_ms"} == {
-                k: v for k, v in b.items() if k != "decode_ms"
-            }
+    assert figures(done) == before
+    assert path.read_text().splitlines(keepends=True)[:2] == lines[:2]
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [lambda line: line.replace('"kl_mean": ', '"kl_mean": 1', 1), lambda line: "[" * 100_000],
+    ids=["edited", "no JSON"],
+)
+def test_a_line_that_is_not_as_it_was_written_is_told_and_its_item_done_again(done, damaged):
+    before, path = figures(done), file_of(done)
+    first, second, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, damaged(second), *others]) + "\n")
+    outcome = done.ok("codecs", *METHODS, *FEW)
+    assert "line 2 is left out" in outcome.err
+    first, _, *others = path.read_text().splitlines()
+    path.write_text("\n".join([first, *others]) + "\n")
+    assert figures(done) == before
+
+
+def test_what_was_found_behind_another_text_is_not_taken(prepared, tmp_path):
+    place = Workplace(tmp_path, prepared.model, prepared.rows)
+    text = tmp_path / "front.txt"
+    for words in ("north and south " * 40, "brother market town " * 40):
+        text.write_text(words)
+        place.ok(
+            *("codecs", "--reuse", "full", "--codecs", "none", "--limit", "1"),
+            *("--context", f"primed:16:{text}"),
+        )
+    assert len(list((tmp_path / "outputs").glob("*/*/codecs-*.jsonl"))) == 2
+
+
+def test_fresh_finds_it_all_anew(done):
+    before, path = figures(done), file_of(done)
+    written = path.read_bytes()
+    done.ok("codecs", *METHODS, *FEW, "--fresh", "1")
+    assert path.read_bytes() != written, "at least the times of decoding are others"
+    assert figures(done) == before
+
+
+def test_another_call_on_the_same_file_waits_its_turn(done):
+    with file_of(done).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        outcome = done.run("codecs", *METHODS, *FEW)
+    assert outcome.code == 2
+    assert "in use by another call" in outcome.err
 
 
 def test_files_that_lie_under_a_codec_are_refused(done):
