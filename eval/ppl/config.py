@@ -50,6 +50,8 @@ class PplConfig(MachineOptions):
                 raise UserError(f"{name.upper()} is {', '.join(known)}, not {getattr(self, name)}")
         if not 0 <= self.timed <= self.limit:
             raise UserError(f"TIMED={self.timed}: give 0 to {self.limit}, the passages of LIMIT")
+        if self.seed < 0:
+            raise UserError(f"SEED={self.seed} must be at least 0")
         self.cases()
 
     def cases(self) -> list[tuple[str, float, BasePolicy | None]]:

@@ -191,6 +191,7 @@ def test_the_command_leaves_figures_and_a_picture(tmp_path, model_folder, haysta
         (["CONTEXT=8"], "CONTEXT=8 must be 64 or more"),
         (["LIMIT=1"], "LIMIT=1 must be 2 or more"),
         (["TIMED=9"], "TIMED=9: give 0 to 8"),
+        (["SEED=-1"], "SEED=-1 must be at least 0"),
         (["HAYSTACK=/nowhere"], "HAYSTACK=/nowhere is not a folder"),
     ],
 )
