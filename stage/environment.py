@@ -50,18 +50,23 @@ def machine(device: torch.device, linear: str) -> dict[str, Any]:
 
 
 def describe(
-    machine: dict[str, Any], device: torch.device, dtype: torch.dtype, backend: str, head_dim: int
+    machine: dict[str, Any],
+    device: torch.device,
+    dtype: torch.dtype,
+    backend: str,
+    head_dim: int | None = None,
 ) -> dict[str, Any]:
     """Everything about the machine and the software that helps to explain a figure.
 
     Parameters
     ----------
     machine : what :func:`machine` found.
+    head_dim : the model's; None where no other back end could have run, so that none is lacking.
     """
     return {
         **machine,
         "backend": backend,
-        **_lacks(device, dtype, backend, head_dim),
+        **(_lacks(device, dtype, backend, head_dim) if head_dim else {}),
         "dtype": dtype_name(dtype),
         "device_type": device.type,
         "cores": os.cpu_count(),

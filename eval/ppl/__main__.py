@@ -23,7 +23,6 @@ from eval.ppl.score import Score, score
 from eval.ppl.summary import rises, summarise, table
 from models.atomic import writing
 from models.errors import UserError
-from models.load.settings import head_dim
 from models.load.source import resolve
 from models.load.tokenizer import load_tokenizer
 from models.load.weights import load
@@ -61,9 +60,7 @@ def main(config: PplConfig) -> None:
     rows = [summarise(*case, of, whole, times[case], config.seed) for case, of in scores.items()]
     where_run = machine(loaded.device, loaded.linear)
     result = {
-        "environment": describe(
-            where_run, loaded.device, loaded.dtype, "sdpa", head_dim(loaded.model.config)
-        ),
+        "environment": describe(where_run, loaded.device, loaded.dtype, "sdpa"),
         "config": asdict(config),
         "model": loaded.name,
         "fingerprint": loaded.fingerprint,

@@ -52,6 +52,12 @@ class PplConfig(MachineOptions):
             raise UserError(f"TIMED={self.timed}: give 0 to {self.limit}, the passages of LIMIT")
         if self.seed < 0:
             raise UserError(f"SEED={self.seed} must be at least 0")
+        for name, given in (("BACKEND", self.backend != "auto"), ("FAST", self.fast)):
+            if given:
+                raise UserError(
+                    f"{name}= is the engine's; ppl runs the library's own forward, by its sdpa: "
+                    "leave it out"
+                )
         self.cases()
 
     def cases(self) -> list[tuple[str, float, BasePolicy | None]]:

@@ -167,6 +167,8 @@ def test_the_command_leaves_figures_and_a_picture(tmp_path, model_folder, haysta
     assert [(row["policy"], row["keep"]) for row in result["rows"]] == [
         ("none", 1.0), ("knorm:whole=1", 1.0), ("knorm:whole=1", 0.5), ("h2o", 1.0), ("h2o", 0.5),
     ]  # fmt: skip
+    assert result["environment"]["backend"] == "sdpa"
+    assert "not_native" not in result["environment"]
     whole = result["rows"][0]
     for row in result["rows"]:
         assert row["ttft_ms"] > 0
@@ -192,6 +194,8 @@ def test_the_command_leaves_figures_and_a_picture(tmp_path, model_folder, haysta
         (["LIMIT=1"], "LIMIT=1 must be 2 or more"),
         (["TIMED=9"], "TIMED=9: give 0 to 8"),
         (["SEED=-1"], "SEED=-1 must be at least 0"),
+        (["BACKEND=blocked"], "BACKEND= is the engine's"),
+        (["FAST=graph"], "FAST= is the engine's"),
         (["HAYSTACK=/nowhere"], "HAYSTACK=/nowhere is not a folder"),
     ],
 )
