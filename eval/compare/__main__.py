@@ -128,7 +128,10 @@ def unlike(a: Side, b: Side) -> Iterator[str]:
 
 UNLIKE = {
     "inputs": "the inputs are not the same: items of one id need not be the same prompts",
-    "machine": "the runs are from other machines or threads: their times do not compare",
+    "entry": "answers are asked for or scored in other ways: their scores do not compare",
+    "weights": "the models are not the same: each KL is to the run's own full prefill",
+    "code": "the engine's code is not the same: a difference may be its",
+    "machine": "the runs are from other machines, threads or libraries: their times do not compare",
     "LMCache's run_fingerprint": "run_fingerprint is not the same: the prompts were made from "
     "something else, and a difference may be theirs",
 }

@@ -10,8 +10,11 @@ from eval.compare import lmcache
 from eval.folder import read_result
 from eval.report.figures import name, report
 from models.errors import UserError
+from stage.environment import MACHINE
 
 Figures = dict[str, float | None]
+# Settings that two runs have in common where only the method is compared.
+SAME = ("dataset", "inputs", "entry", "max_new_tokens", "weights", "dtype", "backend", "code")
 
 
 @dataclass(frozen=True)
@@ -81,9 +84,8 @@ def own(path: Path) -> Side:
             items=items,
             remarks=remarks,
             same={
-                "dataset": config["dataset"],
-                "inputs": config["inputs"],
-                "machine": {k: result["environment"].get(k) for k in ("device", "threads")},
+                **{key: config[key] for key in SAME},
+                "machine": {key: result["environment"].get(key) for key in MACHINE},
             },
         )
     except (KeyError, TypeError, AttributeError) as error:

@@ -107,6 +107,16 @@ def test_what_is_not_the_same_is_said(tmp_path, capsys):
     assert "2 items are too few for any claim" in text
 
 
+def test_the_same_method_in_other_settings_is_told(tmp_path, capsys):
+    items = [item("i0"), item("i1")]
+    changed = {"max_new_tokens": 24, "weights": "another", "dtype": "bfloat16", "backend": "sdpa"}
+    a = run(tmp_path / "1", items)
+    for number, (key, value) in enumerate(changed.items()):
+        b = run(tmp_path / f"b{number}", items, config=result()["config"] | {key: value})
+        (note,) = [line for line in said(capsys, a, b).splitlines() if line.startswith("NOTE")]
+        assert ("the models are" if key == "weights" else f"{key} is") + " not the same" in note
+
+
 def test_unparsed_answers_count_as_zero_and_are_told(tmp_path, capsys):
     a = lmcache(tmp_path / "a.json", [sample("1", 1.0), sample("2", None, False), sample(3, 0.5)])
     b = lmcache(tmp_path / "b.json", [sample("1", 0.0, ttft=0.5), sample("2", 0.5), sample("3", 1)])
