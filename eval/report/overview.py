@@ -33,7 +33,8 @@ def table(by_dataset: Sequence[Results]) -> str:
 
     Parameters
     ----------
-    by_dataset : for each dataset the results of all methods, in the same order.
+    by_dataset : for each dataset the results of all methods, in the same order. Those of no suite,
+        or of no group, have no average: nothing but the command brings them together.
     """
     reports = [report(results) for results in by_dataset]
     blank = Line(("",) * 4, [[""] * len(COLUMNS)] * len(reports[0]["rows"]))
@@ -43,9 +44,9 @@ def table(by_dataset: Sequence[Results]) -> str:
         for group in dict.fromkeys(found["group"] for found in members):
             inside = [found for found in members if found["group"] == group]
             lines += [_line(found) for found in inside]
-            if len(inside) > 1:
+            if group and len(inside) > 1:
                 lines.append(_average(f"= {group}", inside))
-        if len(members) > 1:
+        if suite and len(members) > 1:
             lines += [_average(f"== {suite}", members), blank]
     by_length = _by_length(reports)
     if lines[-1] is blank:

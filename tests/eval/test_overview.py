@@ -86,6 +86,15 @@ def test_benchmarks_are_averaged_each_by_itself():
     assert places[:7] == ["a", "b", "==", "c", "d", "=", "=="]
 
 
+def test_own_files_are_no_benchmark():
+    own = [[result(name, "", "", "debug", 10.0, 0.2, 4.0)] for name in ("mine", "yours")]
+    bench = [[result(name, "bench", "", "debug", 10.0, 0.2, 4.0)] for name in ("a", "b")]
+    text = overview.table([*own, *bench])
+    places = [line.split()[0] for line in text.splitlines()[4:] if line]
+    assert places[:5] == ["mine", "yours", "a", "b", "=="]
+    assert numbers(text, "== bench") == [0.0, 10.0, 0.2, 4.0]
+
+
 def test_what_one_dataset_lacks_has_no_average():
     text = overview.table(
         [
