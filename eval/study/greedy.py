@@ -10,7 +10,7 @@ import json
 import sys
 from chunk.build import ensure
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, ClassVar
@@ -26,9 +26,8 @@ from eval.config import EvalConfig
 from eval.evaluator import Evaluator, Reference
 from eval.runner import check_layers, check_room
 from eval.variants import Variant, make_variants, method_options
-from models import correctors
+from models import codecs, correctors, eviction
 from models.atomic import writing
-from models.correctors import BaseCorrector
 from models.errors import UserError
 from models.probe import Probe
 from models.prompt import Prompt
@@ -58,6 +57,8 @@ class GreedyConfig(EvalConfig):
             raise UserError(f"BLOCK={self.block} must be at least 1")
         if len(self.rate) != 1 or len(self.correct) != 1:
             raise UserError("give one RATE and one CORRECT: the oracle grows a set for one of each")
+        if self.drop != [eviction.NONE]:
+            raise UserError("DROP= changes nothing here: distances are measured before rows leave")
 
 
 @dataclass
@@ -123,7 +124,8 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
     evaluator = Evaluator(session, config, variants)
     if len(evaluator.sources) != 1:
         raise UserError(
-            "the oracle grows a set over one kind of KVs: give one CONTEXT for all of REUSE"
+            "the oracle grows a set over one kind of KVs: give one CONTEXT for all of REUSE, and "
+            "one CODEC"
         )
     [source] = evaluator.sources.values()
     session = source.session
@@ -143,7 +145,8 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
         "model": session.source.name,
         "dataset": session.dataset.name,
         "context": session.context.label,
-        "corrector": correctors.spec_of(_given(variants)[0]),
+        "codec": codecs.spec_of(session.codec),
+        "corrector": correctors.spec_of(_given(variants).corrector),
         "rate": config.rate[0],
         "block": config.block,
         "means": means,
@@ -152,9 +155,9 @@ def study(session: Session, config: GreedyConfig, variants: Sequence[Variant]) -
     }
 
 
-def _given(variants: Iterable[Variant]) -> tuple[BaseCorrector | None, str | None]:
-    """The corrector and the context that the methods have, and so greedy's sets too."""
-    return next((v.corrector, v.context) for v in variants if v.selector)
+def _given(variants: Iterable[Variant]) -> Variant:
+    """One whose corrector, context and codec all methods have, and so greedy's sets too."""
+    return next(v for v in variants if v.selector)
 
 
 def look(
@@ -163,10 +166,10 @@ def look(
     """One item: distances by name, and greedy's curve, ``[tokens, KL]`` a step."""
     reference = evaluator.reference(item)
     rate = config.rate[0]
-    corrector, context = _given(variants)
+    given = _given(variants)
 
     def distance(positions: Positions) -> float:
-        told = Variant("greedy", Told(positions), rate, corrector=corrector, context=context)
+        told = replace(given, spec="greedy", selector=Told(positions), rate=rate)
         return kl(evaluator, item, told, reference)
 
     blocks, budget = blocks_of(item.prompt, config.block), item.prompt.budget(rate)
@@ -203,7 +206,9 @@ def table(found: dict[str, Any]) -> str:
         rows.append((name, f"{value:.4f}", share))
     n = len(found["items"])
     head = f"{found['model']} on {found['dataset']}: {n} items, r = {found['rate']:g}, "
-    behind = f"chunks behind {found['context']}, corrector {found['corrector']}"
+    behind = (
+        f"chunks behind {found['context']}, codec {found['codec']}, corrector {found['corrector']}"
+    )
     legend = (
         f"greedy: blocks of {found['block']} tokens, each the one that lowers KL most; an oracle, "
         "whose sets stay within the rate.\nroom: share of a method's KL that it removes."

@@ -70,15 +70,18 @@ def run(place, *options):
     return command("greedy", GreedyConfig, greedy.main, words, more=method_options)
 
 
-@pytest.mark.parametrize("more", [(), ("CORRECT=shift", "CONTEXT=prefix")], ids=["plain", "more"])
+@pytest.mark.parametrize(
+    "more", [(), ("CORRECT=shift", "CONTEXT=prefix", "CODEC=int8")], ids=["plain", "more"]
+)
 def test_a_study_of_a_model(ready, capsys, more):
     assert run(ready, "REUSE=prophet random", "RATE=.2", *more) == 0
     out = capsys.readouterr().out
     path = next((ready.root / "outputs").glob("*/greedy-2wikimqa.json"))
     found = json.loads(path.read_text())
-    suffix = " + shift @ prefix" if more else ""
+    suffix = " + shift @ prefix [int8]" if more else ""
     assert len(found["items"]) == 2
     assert found["context"] == ("prefix" if more else "sink")
+    assert found["codec"] == ("int8" if more else "none")
     assert set(found["means"]) == {
         "nothing recomputed",
         f"prophet{suffix}",
@@ -113,6 +116,8 @@ def test_what_is_recomputed_of_a_full_set_is_the_full_prefill(ready, capsys):
         (("BLOCK=0",), "BLOCK=0 must be at least 1"),
         (("RATE=.1 .2",), "give one RATE and one CORRECT"),
         (("CORRECT=none shift",), "give one RATE and one CORRECT"),
+        (("CODEC=bf16 int8",), "over one kind of KVs: give one CONTEXT for all of REUSE, and one"),
+        (("DROP=snapkv",), "DROP= changes nothing here"),
         (("REUSE=prophett",), "did you mean prophet"),
     ],
 )
