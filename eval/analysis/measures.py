@@ -56,7 +56,12 @@ def method(result: dict[str, Any]) -> str:
 
 def selector(result: dict[str, Any]) -> str:
     """The method's selector by itself, options included: what it chooses no corrector changes."""
-    return method(result).partition(" + ")[0].partition(" @ ")[0].partition(" [")[0]
+    return selector_of(method(result))
+
+
+def selector_of(name: str) -> str:
+    """The same, of a method's full name (``random`` of ``random @ prefix [int8]``)."""
+    return name.partition(" + ")[0].partition(" @ ")[0].partition(" [")[0]
 
 
 def corrector(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from eval.analysis.finite import require_finite
-from eval.analysis.measures import ROUNDING
+from eval.analysis.measures import ROUNDING, selector_of
 from models.atomic import writing
 
 # Okabe & Ito's colours without yellow, which is too pale for a line on white; past six methods
@@ -19,9 +19,10 @@ from models.atomic import writing
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1)))
 MARKERS = "osD^vPXph<>d"
-CONTROL = {"color": "0.45", "linestyle": (0, (1, 1)), "marker": "x", "lw": 2.2}
+CONTROL = {"color": "0.45", "marker": "x", "lw": 2.2}
+CONTROLS = ((0, (1, 1)), (0, (3, 1)), "-")  # dashes, where there are several, as one a codec
 ORACLES = ({"marker": "*"}, {"marker": "+"})
-RATELESS = {"full": ("full reuse", "--"), "cat": ("cat", ":")}
+RATELESS = {"full": ("full reuse", "--"), "cat": ("cat", ":"), "no": ("full prefill", "-")}
 # Share of the square-root axis over which the methods' intervals at one rate stand side by side.
 SPREAD = 0.045
 DPI = 150
@@ -74,7 +75,7 @@ def draw(sweep: dict[str, Any], path: Path) -> None:
 def _lines(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """How each method with a rate is drawn; the control and the oracles unlike the others."""
     styles: dict[str, dict[str, Any]] = {}
-    plain = bounds = 0
+    plain = bounds = controls = 0
     for row in rows:
         name = row["method"]
         if row["rate"] is None or name in styles:
@@ -83,8 +84,10 @@ def _lines(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
             thin = {"color": "0.2", "linestyle": (0, (6, 2, 1, 2)), "lw": 1, "ms": 9}
             styles[name] = {**thin, **ORACLES[bounds % 2], "label": f"{name} (bound)"}
             bounds += 1
-        elif name.partition(":")[0] == "random":
-            styles[name] = {**CONTROL, "label": f"{name} (control)"}
+        elif selector_of(name).partition(":")[0] == "random":
+            dashes = CONTROLS[controls % len(CONTROLS)]
+            styles[name] = {**CONTROL, "linestyle": dashes, "label": f"{name} (control)"}
+            controls += 1
         else:
             styles[name] = {
                 "color": COLOURS[plain % len(COLOURS)],
@@ -95,6 +98,26 @@ def _lines(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
                 "label": name,
             }
             plain += 1
+    return styles
+
+
+def _levels(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """How each method without a rate is drawn: black by itself, coloured with more to its name.
+
+    The full prefill itself is a line of its own.
+    """
+    styles: dict[str, dict[str, Any]] = {}
+    more = 0
+    for row in rows:
+        name, own = row["method"], selector_of(row["method"])
+        if row["rate"] is not None or name == "no":
+            continue
+        label, dashes = RATELESS.get(own, (own, (0, (5, 1, 1, 1))))
+        label += name.removeprefix(own)
+        styles[name] = {"color": "black", "linestyle": dashes, "lw": 1.2, "label": label}
+        if name != own:
+            styles[name]["color"] = COLOURS[more % len(COLOURS)]
+            more += 1
     return styles
 
 
@@ -129,10 +152,10 @@ def _panel(
     axes.spines[["top", "right"]].set_visible(False)
     if measure == "score" and sweep["full_score"] is not None:
         axes.axhline(sweep["full_score"], color="black", lw=1.2, label="full prefill")
+    levels = _levels(sweep["rows"])
     for row in sweep["rows"]:
-        if row["method"] in RATELESS and row[measure] is not None:
-            label, dashes = RATELESS[row["method"]]
-            axes.axhline(row[measure], color="black", linestyle=dashes, lw=1.2, label=label)
+        if row["method"] in levels and row[measure] is not None:
+            axes.axhline(row[measure], **levels[row["method"]])
     for place, (name, style) in enumerate(lines.items()):
         rows = [r for r in sweep["rows"] if r["method"] == name and r[measure] is not None]
         if not rows:

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from matplotlib import image
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 
 from eval.report import curves
 from eval.report.curves import COLOURS, draw
+from eval.report.page import style
 
 
 def row(method, rate, kl, score=40.0, oracle=False):
@@ -76,6 +78,36 @@ def test_twelve_methods_are_drawn_apart(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["sweep.png"]
     for colour in COLOURS:
         assert len(places(path, colour)[0]) > 100
+
+
+OTHERWISE = (" [int8]", " @ prefix", " + drop=window", " + shift @ primed:256 [int8]")
+
+
+def test_a_control_stays_one_however_its_kvs_lie():
+    names = ["random", *(f"random:seed=1{more}" for more in OTHERWISE), "debug [int8]", "randomly"]
+    drawn = curves._lines([row(name, 0.15, 0.2) for name in names])
+    shown = style.styles((name, False) for name in names)
+    controls = [name for name in names if drawn[name]["label"].endswith(" (control)")]
+    assert controls == names[:-2]
+    assert {drawn[name]["color"] for name in controls} == {curves.CONTROL["color"]}
+    assert [name for name in names if shown[name] in style.CONTROLS] == controls
+    assert drawn["random"]["linestyle"] != drawn[names[1]]["linestyle"]
+    assert shown["random"] != shown[names[1]]
+
+
+def test_methods_without_a_rate_have_a_line_however_their_kvs_lie():
+    names = ["no", "no + drop=window", "full", *(f"full{more}" for more in OTHERWISE), "cat", "own"]
+    axes, rows = Figure().subplots(), [row(name, None, 0.2) for name in names]
+    curves._panel(axes, sweep(rows), {}, "kl_mean", None)
+    assert [line.get_label() for line in axes.get_lines()] == [
+        "full prefill + drop=window",
+        "full reuse",
+        *(f"full reuse{more}" for more in OTHERWISE),
+        "cat",
+        "own",
+    ]
+    looks = curves._levels(rows).values()
+    assert len({(look["color"], look["linestyle"]) for look in looks}) == len(names) - 1
 
 
 @pytest.mark.parametrize(

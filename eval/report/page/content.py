@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eval.analysis.measures import method, rate
+from eval.analysis.measures import method, rate, selector
 from eval.folder import digest
 from eval.report.figures import report
 from eval.report.groups import common, grouped
@@ -73,8 +73,8 @@ def charts(page: dict[str, Any]) -> Iterator[tuple[Chart, str]]:
 
 def order(result: dict[str, Any]) -> tuple[Any, ...]:
     """The full prefill, methods without a rate, the control, the others by name, the oracles."""
-    name = method(result)
-    rank = FIRST.index(name) if name in FIRST else len(FIRST) + (not name.startswith("random"))
+    name, own = method(result), selector(result).partition(":")[0]
+    rank = FIRST.index(own) if own in FIRST else len(FIRST) + (own != "random")
     return (result["oracle"], rank, name, rate(result) or 0.0)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from eval.analysis.measures import selector_of
 from eval.report.curves import COLOURS
 
 # The page's own colours for text, which are others in the dark.
@@ -31,7 +32,8 @@ RATELESS = {
     "full": Style(INK, "dash", "square-open"),
     "cat": Style(INK, "dot", "diamond-open"),
 }
-CONTROL = Style(MUTED, "dot", "x")
+# Dashes, where there are several controls, as one a codec.
+CONTROLS = tuple(Style(MUTED, dash, "x") for dash in ("dot", "dash", "solid"))
 # Yellow is too pale for a line on white; here it fills an area.
 PARTS = {
     "load": "#999999",
@@ -53,14 +55,15 @@ def styles(methods: Iterable[tuple[str, bool]]) -> dict[str, Style]:
     methods : names with whether each is an oracle; the order decides the colours, repeats do not.
     """
     found: dict[str, Style] = {}
-    plain = bounds = 0
+    plain = bounds = controls = 0
     for name, oracle in methods:
         if name in found:
             continue
         if name in RATELESS:
             found[name] = RATELESS[name]
-        elif name.partition(":")[0] == "random":
-            found[name] = CONTROL
+        elif selector_of(name).partition(":")[0] == "random":
+            found[name] = CONTROLS[controls % len(CONTROLS)]
+            controls += 1
         elif oracle:
             found[name] = Style(INK, "dashdot", ("star-open", "cross-open")[bounds % 2])
             bounds += 1
