@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from eval.analysis.measures import at, method, rate, rates
+from eval.folder import digest
 from eval.report.figures import name
+from eval.report.groups import common
 from eval.report.page.chart import Bars, Part
 from eval.report.page.style import PARTS, Style
 
@@ -26,6 +29,9 @@ SUITE = (
     "LongBench by group of tasks, RULER by task. A bar is the mean over the datasets that have "
     "run, each weighing alike."
 )
+# In which datasets of one benchmark differ, and stand in one chart all the same.
+OF_DATASET = ("dataset", "version", "entry", "source", "inputs", "items", "max_new_tokens")
+OF_PROMPT = ("chat", "sink")
 
 
 def anatomy(results: Sequence[dict[str, Any]], slug: str) -> list[Bars]:
@@ -60,27 +66,43 @@ def anatomy(results: Sequence[dict[str, Any]], slug: str) -> list[Bars]:
     return charts
 
 
-def suites(groups: Sequence[Sequence[dict[str, Any]]], styles: dict[str, Style]) -> list[Bars]:
+class Place(NamedTuple):
+    """What the bars of one chart have in common; ``key`` is a hash over all of it."""
+
+    model: str
+    suite: str
+    settings: str
+    key: str
+
+
+def suites(results: Sequence[dict[str, Any]], styles: dict[str, Style]) -> list[Bars]:
     """Scores by group of LongBench, and by task of RULER, of each model: methods side by side.
 
     A bar is the mean over the group's datasets that ran with this method; they weigh alike. What
     ran with other settings is another chart, as is each rate.
+
+    Parameters
+    ----------
+    results : as ``result.json`` holds them, the latest last. styles : by method, in their order.
     """
-    runs = [r for group in groups for r in group if r["suite"] in SUITES and r["score"] is not None]
-    places: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for result in runs:
-        places.setdefault(_place(result), []).append(result)
+    places: dict[Place, list[dict[str, Any]]] = {}
+    for result in results:
+        if result["suite"] in SUITES and result["score"] is not None:
+            places.setdefault(_place(result), []).append(result)
+    alike = Counter(place[:-1] for place in places)
     found = []
-    for place, some in sorted(places.items()):
-        wanted_rates: list[float | None] = [*rates(some)] or [None]
+    for place, some in sorted(places.items(), key=lambda one: one[0]):
+        kept, note = _latest(some)
+        title = f"{SUITES[place.suite]}: {place.model}, {place.settings}"
+        title += f" ({place.key[:6]})" if alike[place[:-1]] > 1 else ""
+        wanted_rates: list[float | None] = [*rates(kept)] or [None]
         for wanted in wanted_rates:
-            found.append(_suite(place, at(some, wanted), wanted, styles))
+            found.append(_suite(place, title, note, at(kept, wanted), wanted, styles))
     return found
 
 
-def _place(result: dict[str, Any]) -> tuple[str, ...]:
-    """Model, suite and settings: what the bars of one chart have in common."""
-    config = result["config"]
+def _place(result: dict[str, Any]) -> Place:
+    config, recipe = result["config"], result["inputs"].get("recipe", {})
     chunking = config["chunking"]
     cut = f"{chunking['chunking']} chunks"
     if chunking["chunking"] == "token":
@@ -88,42 +110,76 @@ def _place(result: dict[str, Any]) -> tuple[str, ...]:
     more = [f"up to {chunking['max_length']} tokens", str(config["dtype"])]
     if not config["cold"]:
         more.append("sweep")
+    asked = {key: recipe.get(key) for key in ("skip", "limit")} | recipe.get("generation", {})
+    more += [f"{key.upper()}={_text(value)}" for key, value in asked.items() if value]
     if result["note"]:
         more.append("BUILT-IN SAMPLES")
-    return (config["model"], result["suite"], ", ".join([cut, *more]))
+    settings = ", ".join([cut, *more])
+    alike = common(result)
+    shared = {key: value for key, value in alike["config"].items() if key not in OF_DATASET}
+    shared["chunking"] = {key: value for key, value in chunking.items() if key not in OF_PROMPT}
+    key = digest([shared, alike["machine"], asked])
+    return Place(config["model"], result["suite"], settings, key)
+
+
+def _text(value: Any) -> str:
+    """A setting's value as Make takes it."""
+    return f"{' '.join(map(str, value))!r}" if isinstance(value, list) else str(value)
+
+
+def _latest(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """Of each dataset the runs of its latest group, and a note on those left out."""
+    last = {result["config"]["dataset"]: common(result) for result in results}
+    kept, others = [], []
+    for result in results:
+        dataset = result["config"]["dataset"]
+        if common(result) == last[dataset]:
+            kept.append(result)
+        else:
+            others.append(f"{dataset} ({result['n']} items)")
+    if not others:
+        return kept, SUITE
+    left_out = ", ".join(dict.fromkeys(others))
+    return kept, f"{SUITE} Left out, since a later run has other items or prompts: {left_out}."
 
 
 def _suite(
-    place: tuple[str, ...],
+    place: Place,
+    title: str,
+    note: str,
     results: Sequence[dict[str, Any]],
     wanted: float | None,
     styles: dict[str, Style],
 ) -> Bars:
-    model, suite, settings = place
-    table: dict[str, dict[str, list[float]]] = {}
+    table: dict[str, dict[str, dict[str, float]]] = {}
     for result in results:
-        group = result["config"]["dataset"] if suite == "ruler" else result["group"]
-        scores = table.setdefault(group, {}).setdefault(method(result), [])
-        scores.append(result["score"])
-    methods = list(dict.fromkeys(map(method, results)))
+        dataset = result["config"]["dataset"]
+        group = dataset if place.suite == "ruler" else result["group"]
+        scores = table.setdefault(group, {}).setdefault(method(result), {})
+        scores[dataset] = result["score"]  # the latest comes last
+    ran = set(map(method, results))
     categories = sorted(table)
     parts = [
         Part(
             name,
-            styles[name],
-            [float(np.mean(table[c][name])) if name in table[c] else None for c in categories],
+            style,
+            [
+                float(np.mean([*table[c][name].values()])) if name in table[c] else None
+                for c in categories
+            ],
         )
-        for name in methods
+        for name, style in styles.items()
+        if name in ran
     ]
     shown = "" if wanted is None else f"{wanted:g}"
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join([*place, shown]))
     return Bars(
         f"suite-{slug}",
-        f"{SUITES[suite]}: {model}, {settings}" + (f", rate {shown}" if shown else ""),
+        title + (f", rate {shown}" if shown else ""),
         "score (out of 100)",
         categories,
         parts,
-        note=SUITE,
+        note=note,
         rate=shown,
     )
 

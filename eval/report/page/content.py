@@ -53,7 +53,7 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
     return {
         "runs": runs,
         "groups": shown,
-        "suites": suites(groups, looks),
+        "suites": suites(found.results, looks),
         "left_out": [*found.damaged, *replaced],
         "unfinished": found.unfinished,
         "failed": found.failed,
