@@ -103,7 +103,16 @@ MUTANTS: list[Mutant] = [
     *in_file(
         "eval/report/page/texts.py",
         PAGE,
-        ("surprisal of other weights is shown", ' or meta["weights"] != weights', ""),
+        (
+            "surprisal of other weights is shown",
+            '        "weights": config["weights"],\n        "dtype"',
+            '        "dtype"',
+        ),
+        (
+            "surprisal behind another context is shown",
+            '"chunking": {**chunking, **({"front": digest(fronts)} if fronts else {})},',
+            "",
+        ),
     ),
     *in_file(
         "eval/report/groups.py",

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from data.inputs import Item
 from eval.analysis.overlap import decode
 from eval.folder import dumps
 from eval.report.page import tokens
@@ -341,21 +342,55 @@ def test_the_page_holds_so_many_texts_and_no_more(reported, monkeypatch):
     assert explorer.items(results, ["r0"])["items"] == []
 
 
-def test_scores_of_other_tokens_or_weights_are_not_shown(reported):
-    texts = Texts([], [(reported.root / "inputs", reported.root / "kvs")])
-    (result, *_) = collect([reported.root / "outputs"]).results
-    items = texts.items(result)
-    first, other = list(items.values())[:2]
-    kept = read_scores(reported, first.id)
-    assert texts.scores(result, first)["surprisal"] == pytest.approx(kept, abs=5e-4)
-    assert texts.scores(result, replace(other, id=first.id)) == {}
-    elsewhere = {**result, "config": {**result["config"], "weights": "others"}}
-    assert texts.scores(elsewhere, first) == {}
+def scored(workplace: Workplace) -> tuple[Texts, list[dict], list[Item]]:
+    """The texts, a full prefill and a run behind the sink, and the items."""
+    texts = Texts([], [(workplace.root / "inputs", workplace.root / "kvs")])
+    results = [r for r in collect([workplace.root / "outputs"]).results if r["config"]["cold"]]
+    results = [r for r in results if r["config"]["method"] in ("no", "epic")]
+    return texts, results, [*texts.items(results[0]).values()]
 
 
-def read_scores(workplace: Workplace, item: str) -> list[float]:
-    path = workplace.kv_files()[item].with_name("surprisal.pt")
-    return torch.load(path, weights_only=True)["scores"].tolist()
+def told(results: list[dict], **changes) -> list[dict]:
+    """The runs, had those that read KVs been made with other settings."""
+    return [
+        r if r["config"]["context"] is None else {**r, "config": {**r["config"], **changes}}
+        for r in results
+    ]
+
+
+def read_scores(folder: Path, item: str) -> list[float]:
+    path = folder / f"item_{item}" / "surprisal.pt"
+    return pytest.approx(torch.load(path, weights_only=True)["scores"].tolist(), abs=5e-4)
+
+
+def test_scores_of_other_tokens_weights_or_settings_are_not_shown(reported):
+    texts, results, (first, other, *_) = scored(reported)
+    assert texts.scores(results, first) == {"surprisal": read_scores(reported.kvs, first.id)}
+    assert texts.scores(results, replace(other, id=first.id)) == {}
+    config = results[0]["config"]
+    cut = {**config["chunking"], "chunk_size": 16}
+    for changes in ({"weights": "others"}, {"dtype": "float16"}, {"chunking": cut}):
+        elsewhere = [{**r, "config": {**r["config"], **changes}} for r in results]
+        assert texts.scores(elsewhere, first) == {}
+    for context in ("prefix", "primed:40", "related:40"):
+        assert texts.scores(told(results, context=context), first) == {}
+    assert texts.scores([r for r in results if r["config"]["method"] == "no"], first) == {}
+
+
+def test_scores_are_those_behind_a_run_s_own_context(reported, tmp_path):
+    shutil.copytree(reported.root, tmp_path, dirs_exist_ok=True)
+    workplace = Workplace(tmp_path, reported.model, reported.rows)
+    sink = workplace.kvs
+    texts, results, (first, *_) = scored(workplace)
+    for context in ("related:40", "prefix"):
+        workplace.ok("precompute", "--surprisal", "true", "--context", context)
+        theirs, kept = told(results, context=context), read_scores(workplace.kvs, first.id)
+        assert texts.scores(theirs, first) == {"surprisal": kept}
+    assert read_scores(sink, first.id) != texts.scores(theirs, first)["surprisal"]
+    assert texts.scores([*results, *theirs], first) == {
+        "surprisal behind sink": read_scores(sink, first.id),
+        "surprisal behind prefix": kept,
+    }
 
 
 def test_figures_of_charts_that_are_no_more_are_removed(copy):

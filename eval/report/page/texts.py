@@ -13,12 +13,14 @@ from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from data import inputs
+from data.context import Context
 from data.inputs import Item, Recipe
 from models.errors import UserError
 from models.kv import reader
 from models.kv.format import SCORES, file_name
 from models.load.source import resolve
 from models.load.tokenizer import fingerprint, load_tokenizer
+from models.sealed import digest
 
 # In the place of a token that is a part of a character only, the first of which shows it.
 REST = "·"
@@ -78,17 +80,33 @@ class Texts:
                 return found
         return None
 
-    def scores(self, result: dict[str, Any], item: Item) -> dict[str, list[float]]:
-        """Surprisal and sinks of an item's tokens, as far as stage 2 kept them."""
-        config = result["config"]
+    def scores(self, results: Sequence[dict[str, Any]], item: Item) -> dict[str, list[float]]:
+        """Surprisal and sinks of an item's tokens, as far as stage 2 kept them.
+
+        Both depend on where chunks end and on what stood in front of them: what is shown was found
+        behind what a run's own chunks were captured behind, and says so where the runs differ.
+
+        Parameters
+        ----------
+        results : runs of one group.
+        """
+        config = results[0]["config"]
+        behind = [r["config"].get("context") for r in results]
+        contexts = [name for name in dict.fromkeys(behind) if name]
         found: dict[str, list[float]] = {}
-        for _, folder in self.folders:
-            for place in sorted((folder / config["model"]).glob(f"{config['dataset']}*")):
-                for kind in SCORES:
-                    path = place / f"item_{item.id}" / file_name(kind)
-                    if kind not in found and path.is_file():
-                        values = _scores(path, kind, item, config["weights"])
-                        found |= {} if values is None else {kind: values}
+        for context in contexts:
+            try:
+                expected = _expected(config, context, item)
+            except UserError:
+                continue  # of a primer nothing but its length is known
+            for _, folder in self.folders:
+                for place in sorted((folder / config["model"]).glob(f"{config['dataset']}*")):
+                    for kind in SCORES:
+                        name = kind if len(contexts) == 1 else f"{kind} behind {context}"
+                        path = place / f"item_{item.id}" / file_name(kind)
+                        if name not in found and path.is_file():
+                            values = _scores(path, kind, expected)
+                            found |= {} if values is None else {name: values}
         return found
 
 
@@ -103,11 +121,28 @@ def _named(result: dict[str, Any]) -> list[str]:
     return list(filter(None, found))
 
 
-def _scores(path: Path, kind: str, item: Item, weights: str) -> list[float] | None:
-    """What a file of scores holds, where it is whole and of these tokens and weights."""
+def _expected(config: dict[str, Any], context: str, item: Item) -> dict[str, Any]:
+    """What a file of scores must say of itself, where they were found behind a context.
+
+    Raises
+    ------
+    UserError : what stood in front cannot be known from the item alone.
+    """
+    chunking = config["chunking"]
+    fronts = Context.parse(context).fronts(item.prompt, chunking["sink"], [])
+    return {
+        "tokens": item.prompt.sha256(),
+        "weights": config["weights"],
+        "dtype": config["dtype"],
+        "chunking": {**chunking, **({"front": digest(fronts)} if fronts else {})},
+    }
+
+
+def _scores(path: Path, kind: str, expected: dict[str, Any]) -> list[float] | None:
+    """What a file of scores holds, where it is whole and of what is expected."""
     try:
         meta = torch.load(path, mmap=True, weights_only=True)["meta"]
-        if meta["tokens"] != item.prompt.sha256() or meta["weights"] != weights:
+        if expected != {key: meta[key] for key in expected}:
             return None
         tensor = reader.read(path, dict(meta), "", kind, verify=True)
     except (UserError, OSError, RuntimeError, KeyError, TypeError, ValueError):

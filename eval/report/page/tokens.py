@@ -57,13 +57,15 @@ class Explorer:
                     "id": record["id"],
                     "answers": record["answers"],
                     "documents": record["documents"],
-                    **self._prompt(first, item, tokenizer),
+                    **self._prompt(results, item, tokenizer),
                     **answers(results, ids, place),
                 }
             )
         return {"items": found, "available": len(first["items"]), "missing": missing}
 
-    def _prompt(self, result: dict[str, Any], item: Item | None, tokenizer: Any) -> dict[str, Any]:
+    def _prompt(
+        self, results: Sequence[dict[str, Any]], item: Item | None, tokenizer: Any
+    ) -> dict[str, Any]:
         """The item's question, segments and tokens, as far as they are known."""
         if item is None:
             return {"question": None, "spans": None, "tokens": None, "scores": {}}
@@ -72,7 +74,7 @@ class Explorer:
             "question": item.row["question"],
             "spans": [list(span) for span in item.prompt.segments],
             "tokens": texts(tokenizer, ids) if tokenizer else [f"{token} " for token in ids],
-            "scores": self.texts.scores(result, item),
+            "scores": self.texts.scores(results, item),
         }
 
 

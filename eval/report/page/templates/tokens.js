@@ -140,7 +140,7 @@ function pointing(text) {
 
 function told(at, token) {
   const units = { surprisal: "nats", sinks: "" };
-  const known = Object.entries(item.scores).map(([name, values]) => `${name} ${values[at].toFixed(3)} ${units[name]}`.trim());
+  const known = Object.entries(item.scores).map(([name, values]) => `${name} ${values[at].toFixed(3)} ${units[name.split(" ")[0]]}`.trim());
   return [`token ${at}${token.classList.contains("on") ? ", recomputed" : ""}`, ...known].join("\n");
 }
 
