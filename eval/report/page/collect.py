@@ -37,13 +37,18 @@ class Found:
     results : finished runs as ``result.json`` holds them, by their time, ``folder`` where it lies.
     unfinished : of each begun run its ``folder``, how many items are ``done`` and ``wanted``.
     damaged : a line for each file that cannot be used.
-    failed : gates that did not pass, as ``gate.json`` holds them, with their ``model``.
+    gates : as ``gate.json`` holds them, each with its ``key`` and ``model``.
     """
 
     results: list[dict[str, Any]] = field(default_factory=list)
     unfinished: list[dict[str, Any]] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    failed: list[dict[str, Any]] = field(default_factory=list)
+    gates: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The gates that did not pass."""
+        return [entry for entry in self.gates if not entry["gate"]["passed"]]
 
 
 def collect(roots: Sequence[Path]) -> Found:
@@ -112,6 +117,4 @@ def _gates(path: Path, found: Found) -> None:
     entries, damaged = remembered(path)
     if damaged:
         found.damaged.append(f"{path} is damaged or was edited: what it says is not believed")
-    for entry in entries:
-        if not entry["gate"]["passed"]:
-            found.failed.append({"model": path.parent.name, "key": entry["key"], **entry["gate"]})
+    found.gates += [{**entry, "model": path.parent.name} for entry in entries]

@@ -48,7 +48,7 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
     for results, title in zip(groups, titles, strict=True):
         ids = [f"r{len(runs) + i}" for i in range(len(results))]
         pairs = zip(results, ids, strict=True)
-        runs += [overview.run(result, name, found.failed) for result, name in pairs]
+        runs += [overview.run(result, name, found.gates) for result, name in pairs]
         shown.append(_group(results, ids, title, looks, explorer))
     return {
         "runs": runs,

@@ -76,12 +76,12 @@ TABLE = (
 )
 
 
-def run(result: dict[str, Any], name: str, failed: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+def run(result: dict[str, Any], name: str, gates: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """One row: its cells, its marks and its details.
 
     Parameters
     ----------
-    name : the page's name of the run. failed : gates that did not pass, as ``Found`` holds them.
+    name : the page's name of the run. gates : as ``Found`` holds them.
     """
     row = {
         **report([result])["rows"][0],
@@ -102,20 +102,20 @@ def run(result: dict[str, Any], name: str, failed: Sequence[dict[str, Any]] = ()
         "id": name,
         "folder": result["folder"],
         "cells": cells,
-        "marks": marks(result, failed),
+        "marks": marks(result, gates),
         "details": details(result),
         **{key: row[key] for key in ("model", "dataset", "method", "rate", "oracle")},
     }
 
 
 def marks(
-    result: dict[str, Any], failed: Sequence[dict[str, Any]] = ()
+    result: dict[str, Any], gates: Sequence[dict[str, Any]] = ()
 ) -> list[tuple[str, str, str]]:
     """What must not be overlooked of a run: how grave, a word, and what it means."""
     found = []
     if result["note"]:
         found.append(("bad", "built-in sample", result["note"]))
-    others = [gate["item"] for gate in failed if _alike(result["config"], gate["key"])]
+    others = _failed(result, gates)
     if others or not result["gate"].get("passed"):
         items = f" on {', '.join(others)}" if others else ""
         why = f"the model fails its gate{items}: no figure of it means anything"
@@ -132,13 +132,33 @@ def marks(
     return found
 
 
+def _failed(result: dict[str, Any], gates: Sequence[dict[str, Any]]) -> list[str]:
+    """Items on which what a run was made with has failed its gate.
+
+    A result does not name the engine's code. Its own gate does where that is still remembered, and
+    of other codes nothing is held against the run.
+    """
+    own = {gate["key"]["code"] for gate in gates if gate["gate"] == result["gate"]}
+    return [
+        gate["gate"]["item"]
+        for gate in gates
+        if not gate["gate"]["passed"]
+        and _alike(result["config"], gate["key"])
+        and (not own or gate["key"]["code"] in own)
+    ]
+
+
 def _alike(config: dict[str, Any], key: dict[str, Any]) -> bool:
     """Whether a gate was run with what a run was made with."""
-    return (config["weights"], f"torch.{config['dtype']}", config["backend"]) == (
-        key["weights"],
-        key["dtype"],
-        key["backend"],
-    )
+    ours = [config["weights"], f"torch.{config['dtype']}", config["backend"]]
+    ours += [config.get("fast", []), _coded(config.get("codec_is"))]
+    theirs = [key["weights"], key["dtype"], key["backend"]]
+    return ours == [*theirs, key.get("fast", []), _coded(key.get("codec"))]
+
+
+def _coded(codec: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A codec as a run or a gate describes it; None where KVs lie as they are, in either layout."""
+    return None if codec is None or codec["name"] == "none" else codec
 
 
 def details(result: dict[str, Any]) -> Details:
