@@ -59,7 +59,7 @@ def test_other_settings_are_another_chart(one, other):
     charts = drawn([run("hotpotqa", 0.0, **one), run("hotpotqa", 60.0, **other)])
     assert sorted(bars(chart)["debug"] for chart in charts) == [[0.0], [60.0]]
     assert len({chart.title for chart in charts}) == len({chart.name for chart in charts}) == 2
-    assert not any("Left out" in chart.note for chart in charts)
+    assert not any(chart.left_out for chart in charts)
 
 
 def test_a_dataset_counts_once_with_its_latest_runs():
@@ -74,7 +74,7 @@ def test_a_dataset_counts_once_with_its_latest_runs():
         ]
     )
     assert bars(chart) == {"debug": [45.0], "full": [10.0]}
-    assert chart.note.endswith("other items or prompts: hotpotqa (150 items).")
+    assert chart.left_out.endswith("other items or prompts: hotpotqa (150 items).")
 
 
 def test_of_runs_that_a_later_one_replaces_the_later_counts():

@@ -92,12 +92,12 @@ def suites(results: Sequence[dict[str, Any]], styles: dict[str, Style]) -> list[
     alike = Counter(place[:-1] for place in places)
     found = []
     for place, some in sorted(places.items(), key=lambda one: one[0]):
-        kept, note = _latest(some)
+        kept, left_out = _latest(some)
         title = f"{SUITES[place.suite]}: {place.model}, {place.settings}"
         title += f" ({place.key[:6]})" if alike[place[:-1]] > 1 else ""
         wanted_rates: list[float | None] = [*rates(kept)] or [None]
         for wanted in wanted_rates:
-            found.append(_suite(place, title, note, at(kept, wanted), wanted, styles))
+            found.append(_suite(place, title, left_out, at(kept, wanted), wanted, styles))
     return found
 
 
@@ -128,7 +128,7 @@ def _text(value: Any) -> str:
 
 
 def _latest(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """Of each dataset the runs of its latest group, and a note on those left out."""
+    """Of each dataset the runs of its latest group, and a line on those left out."""
     last = {result["config"]["dataset"]: common(result) for result in results}
     kept, others = [], []
     for result in results:
@@ -137,16 +137,15 @@ def _latest(results: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], st
             kept.append(result)
         else:
             others.append(f"{dataset} ({result['n']} items)")
-    if not others:
-        return kept, SUITE
-    left_out = ", ".join(dict.fromkeys(others))
-    return kept, f"{SUITE} Left out, since a later run has other items or prompts: {left_out}."
+    named = ", ".join(dict.fromkeys(others))
+    why = "since a later run has other items or prompts"
+    return kept, f"Left out, {why}: {named}." if others else ""
 
 
 def _suite(
     place: Place,
     title: str,
-    note: str,
+    left_out: str,
     results: Sequence[dict[str, Any]],
     wanted: float | None,
     styles: dict[str, Style],
@@ -179,8 +178,9 @@ def _suite(
         "score (out of 100)",
         categories,
         parts,
-        note=note,
+        note=SUITE,
         rate=shown,
+        left_out=left_out,
     )
 
 

@@ -82,7 +82,10 @@ class Part:
 
 @dataclass(frozen=True)
 class Bars:
-    """Bars by category, stacked or side by side; ``guide`` is a value to compare them with."""
+    """Bars by category, stacked or side by side; ``guide`` is a value to compare them with.
+
+    ``left_out`` tells of runs that are in no bar.
+    """
 
     kind: ClassVar[str] = "bars"
     name: str
@@ -94,6 +97,7 @@ class Bars:
     note: str = ""
     rate: str = ""
     guide: float | None = None
+    left_out: str = ""
 
     def rows(self) -> Iterator[list[Cell]]:
         """A head and a row for each bar."""

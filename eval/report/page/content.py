@@ -62,8 +62,8 @@ def content(found: Found, explorer: Explorer) -> dict[str, Any]:
 
 
 def charts(page: dict[str, Any]) -> Iterator[tuple[Chart, str]]:
-    """All charts of a page, and what runs each is of, where its title does not say it."""
-    yield from ((chart, "") for chart in page["suites"])
+    """All charts of a page, and what its title does not say of the runs that each is of."""
+    yield from ((chart, chart.left_out) for chart in page["suites"])
     for group in page["groups"]:
         subject = group["title"] + (
             " · BUILT-IN SAMPLE, NOT THE BENCHMARK" if group["note"] else ""

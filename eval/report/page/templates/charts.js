@@ -56,7 +56,8 @@ function caption(chart) {
   } }, make("summary", {}, "Figures"), table);
   const links = make("div", { class: "links" },
     ...["png", "csv"].map((kind) => make("a", { href: `figures/${chart.file}.${kind}` }, kind.toUpperCase())));
-  return make("figcaption", {}, links, shown);
+  const leftOut = chart.left_out ? [make("p", { class: "note" }, chart.left_out)] : [];
+  return make("figcaption", {}, ...leftOut, links, shown);
 }
 
 function grid([head, ...rows]) {
