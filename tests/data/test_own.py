@@ -459,6 +459,21 @@ def test_a_damaged_file_is_told_in_one_line(tmp_path, capfd, name, content, mess
     assert capfd.readouterr().err == ""
 
 
+def test_what_is_nested_too_deeply_is_told_in_one_line(tmp_path):
+    path = tmp_path / "my.json"
+    path.write_text("[" * 200_000)
+    assert "not JSON, or cut short (nested too deeply); mend the file" in refused(path)
+    for depth in (600, 200_000):  # JSON's reader goes down to the one, we do not
+        cell = "[" * depth + "]" * depth
+        path.write_text(f'{{"question": "Who?", "context": "Ilka.", "answer": {cell}}}')
+        assert "nested too deeply" in refused(path)
+
+
+def test_a_cell_of_a_csv_that_is_all_brackets_is_a_text(tmp_path):
+    row = {"question": "Who?", "context": "[" * 200_000}
+    assert rows_of(comma_separated(tmp_path / "my.csv", [row]))[0].context == row["context"]
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

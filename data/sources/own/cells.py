@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 import re
 from collections.abc import Sequence
 from typing import Any
 
 from data.sources.own.columns import plain
+from models.sealed import parse
 
 _TITLES = ("title", "name", "heading")
 _BODIES = (
@@ -106,7 +106,7 @@ def unprinted(cell: str) -> Any:
     if shown[:1] not in ("[", "{"):
         return cell
     try:
-        return json.loads(shown)
+        return parse(shown)
     except ValueError:
         pass
     try:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -21,6 +20,7 @@ from data.jsonl import content, objects
 from data.sources.own.library import quietly, reason
 from models.errors import UserError
 from models.load.source import cache_dir
+from models.sealed import parse
 
 TABLES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 TEXTS = (".txt", ".md")
@@ -174,7 +174,7 @@ def _json(path: Path) -> list[Record]:
     """A list of objects, an object that wraps one, or one object a line whatever the name says."""
     held = content(path, _MEND)
     try:
-        found = json.loads(held.decode("utf-8-sig"))
+        found = parse(held.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise UserError(f"{path}: not UTF-8 text; save the file as UTF-8") from None
     except ValueError as error:

@@ -152,3 +152,5 @@ def _named(where: str, column: str | None) -> Iterator[None]:
         yield
     except ValueError as error:
         raise UserError(f"{where}: {column} {error}") from None
+    except RecursionError:
+        raise UserError(f"{where}: {column} is nested too deeply; flatten it") from None
