@@ -22,6 +22,8 @@ from models.errors import UserError
 
 C = TypeVar("C")
 _VARIABLE = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+# Whole numbers that Python counts up to and torch seeds with: under 2^63, the sum of two as well.
+LARGEST = 10**18
 _WANTED = {int: "a whole number", float: "a number", bool: "1 or 0", str: "a text"}
 
 
@@ -61,7 +63,7 @@ class Option:
 
         Raises
         ------
-        UserError : it is empty, or not of this type.
+        UserError : it is empty, not of this type, or a whole number that is too large.
         """
         if not text.strip():
             raise UserError(f"{self.variable}= has no value; leave it out for its default")
@@ -69,11 +71,15 @@ class Option:
         if not raw:
             raise UserError(f"{self.variable}={text!r} names nothing; leave it out for its default")
         try:
-            return TypeAdapter(self.hint).validate_python(raw)
+            found = TypeAdapter(self.hint).validate_python(raw)
         except ValidationError:
             kind = " or ".join(_WANTED.get(kind, str(kind)) for kind in self.kinds)
             each = f"{kind}, or several" if self.is_list else kind
             raise UserError(f"{self.variable}={text!r}: give {each}") from None
+        for number in found if self.is_list else [found]:
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise UserError(f"{self.variable}={text}: whole numbers go up to 10^18")
+        return found
 
 
 def options_of(config_class: Any) -> dict[str, Option]:

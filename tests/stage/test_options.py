@@ -94,6 +94,7 @@ def test_a_switch_takes_no_following_option_for_its_value():
         (["FOLDER= "], "FOLDER= has no value"),
         (["LIMIT=many"], "LIMIT='many': give a whole number"),
         (["LIMIT=1.5"], "a whole number"),
+        (["LIMIT=99999999999999999999"], "whole numbers go up to 10^18"),
         (["ALPHA=half"], "ALPHA='half': give a number"),
         (["RATE=.1 x"], "give a number, or several"),
         (["FRESH=perhaps"], "FRESH='perhaps': give 1 or 0"),
