@@ -136,6 +136,9 @@ def test_what_stands_in_the_entry_by_default_and_when_named():
     assert entry("my.jsonl", OwnOptions(metric="none")).metric is None
     with pytest.raises(UserError, match="MAX_NEW_TOKENS=0 must be at least 1"):
         entry("my.jsonl", OwnOptions(max_new_tokens=0))
+    for metric in ("classification", "retrieval", "retrieval_zh"):
+        with pytest.raises(UserError, match=f"METRIC={metric} needs what only LongBench's rows"):
+            entry("my.jsonl", OwnOptions(metric=metric))
     asked = datasets.get("2wikimqa")
     assert plain.instruction == asked.instruction
     assert plain.ask("Who?") == asked.ask("Who?")

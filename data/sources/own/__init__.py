@@ -23,6 +23,8 @@ __all__ = ["OwnOptions", "digest", "entry", "is_place", "read"]
 
 MAX_NEW_TOKENS = 64
 METRIC = "qa_f1"
+# Metrics of LongBench's rows: they need a row's classes, or the number of one of its paragraphs.
+FOREIGN = ("classification", "retrieval", "retrieval_zh")
 # Documents are passages; where a row has one context, its paragraphs are.
 PARAGRAPH = r"(?<=\n\n)\S"
 
@@ -67,6 +69,11 @@ def entry(name: str, options: OwnOptions | None = None) -> Dataset:
     options = options or OwnOptions()
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise UserError(f"MAX_NEW_TOKENS={options.max_new_tokens} must be at least 1")
+    if options.metric in FOREIGN:
+        raise UserError(
+            f"METRIC={options.metric} needs what only LongBench's rows have; give another, such as "
+            f"{METRIC}, or none"
+        )
     on_hub = name.startswith(hub.PREFIX)
     place = name if on_hub else os.path.abspath(os.path.expanduser(name))
     stem = name.removeprefix(hub.PREFIX) if on_hub else Path(place).name.split(".")[0]
