@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bench.config import SHORTEST
 from bench.prompts import real_prompt
 from bench.rounds import interleave
 from models import codecs, selectors
@@ -69,6 +70,10 @@ class DisksConfig(MachineOptions):
                 codecs.build(name)
         if min(self.disks) < 0 or self.rounds < 1 or not 0 <= self.rate <= 1:
             raise UserError("DISKS are MB/s of 0 or more, ROUNDS 1 or more, RATE a share")
+        if self.chunk_size < 2:
+            raise UserError(f"CHUNK_SIZE={self.chunk_size} must be 2 or more")
+        if min(self.lengths) < SHORTEST:
+            raise UserError(f"LENGTHS={min(self.lengths)}: give {SHORTEST} or more")
 
 
 @dataclass

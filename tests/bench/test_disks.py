@@ -45,6 +45,8 @@ def test_every_codec_is_timed_on_every_disk(tmp_path, capsys):
         ("CODEC=int9", "did you mean int8"),
         ("DISKS=-1", "DISKS are MB/s of 0 or more"),
         ("ROUNDS=0", "ROUNDS 1 or more"),
+        ("CHUNK_SIZE=0", "CHUNK_SIZE=0 must be 2 or more"),
+        ("LENGTHS=64", "LENGTHS=64: give 128 or more"),
     ],
 )
 def test_what_cannot_be_is_one_line(capsys, word, says):
