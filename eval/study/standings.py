@@ -42,14 +42,16 @@ def read(text: str) -> dict[str, list[Standing]]:
 
     Raises
     ------
-    UserError : there is no such table, or a row of it that is none.
+    UserError : there is no such table, none that is named, or a row of one that is none.
     """
     found: dict[str, list[Standing]] = {}
     lines = text.splitlines()
     for number, line in enumerate(lines):
         if not line.startswith(HEAD):
             continue
-        before = next(above for above in reversed(lines[:number]) if above.strip())
+        before = next((above for above in reversed(lines[:number]) if above.strip()), None)
+        if before is None:
+            raise UserError("no words before the page's first table name its model; add them")
         model = before.rpartition(". ")[2].rstrip(":")
         rows = found[model] = []
         for row in lines[number + 2 :]:
@@ -61,6 +63,8 @@ def read(text: str) -> dict[str, list[Standing]]:
             except ValueError:
                 raise UserError(f"no row of a standing: {row}") from None
             rows.append(Standing(method, rate, kl, low, high))
+        if not rows:
+            raise UserError(f"the table of {model} has no rows")
     if not found:
         raise UserError(f"the page has no table that begins with {HEAD}")
     return found
@@ -126,6 +130,8 @@ def main(page: str, picture: str) -> None:
         text = Path(page).read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(f"{page} cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{page} cannot be read: it is not UTF-8 text") from None
     draw(read(text), Path(picture))
     print(f"standings: {picture}")
 

@@ -113,8 +113,14 @@ def test_the_tests_tables_are_read_from_their_page_and_drawn(tmp_path):
     path = tmp_path / "primer.png"
     standings.draw(found, path)
     assert path.read_bytes().startswith(b"\x89PNG")
-    for text in ("", f"A model:\n\n{standings.HEAD}\n|---|\n| x | y | .1 | high | .2 to .3 |"):
-        with pytest.raises(UserError):
+    head = f"A model:\n\n{standings.HEAD}\n|---|\n"
+    for text, says in (
+        ("", "has no table"),
+        (standings.HEAD, "no words before"),
+        (head, "A model has no rows"),
+        (f"{head}| x | y | .1 | high | .2 to .3 |", "no row of a standing"),
+    ):
+        with pytest.raises(UserError, match=says):
             standings.read(text)
 
 
