@@ -56,7 +56,7 @@ class Steps:
     def __init__(self, modules: Modules, cache: FusedCache, n_keys: int) -> None:
         device = modules.device
         self.modules, self.cache, self.n_keys = modules, cache, n_keys
-        self.address = cache.kv.data_ptr()
+        self.place = _place(cache.kv)
         self.token = torch.zeros(1, dtype=torch.int64, device=device)
         self.position = torch.zeros(1, dtype=torch.int64, device=device)
         every = torch.arange(n_keys, device=device)[None]
@@ -66,7 +66,7 @@ class Steps:
 
     def fits(self, n_keys: int) -> bool:
         """Whether these steps are over so many keys, and the cache lies where it lay."""
-        return self.n_keys == n_keys and self.address == self.cache.kv.data_ptr()
+        return self.n_keys == n_keys and self.place == _place(self.cache.kv)
 
     def begin(self, token: int, position: int) -> None:
         """Say what the next step continues from; records the graph where there is none yet.
@@ -115,6 +115,11 @@ class Steps:
         self.logits.copy_(self.modules.logits(hidden[0]))
         self.token.copy_(self.logits.argmax(-1))
         position.add_(1)
+
+
+def _place(kv: Tensor) -> tuple[int, torch.Size, tuple[int, ...]]:
+    """Where each row lies: a larger buffer may begin at the address of one that was freed."""
+    return kv.data_ptr(), kv.shape, kv.stride()
 
 
 def keys_for(tokens: int) -> int:

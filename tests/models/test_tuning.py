@@ -12,7 +12,7 @@ import torch
 from models import engine as engine_module
 from models import gate, tuning
 from models.attention import paged
-from models.decoding.graph import BUCKET, StaticRow, keys_for
+from models.decoding.graph import BUCKET, StaticRow, Steps, keys_for
 from models.engine import Engine
 from models.errors import UserError
 from models.kv import store, transfer
@@ -55,6 +55,19 @@ def test_steps_over_fixed_keys_decode_what_plain_ones_do(family, prompt, monkeyp
 
 def test_the_keys_of_steps_grow_in_buckets():
     assert [keys_for(n) for n in (1, BUCKET, BUCKET + 1)] == [BUCKET, BUCKET, 2 * BUCKET]
+
+
+def test_steps_do_not_fit_a_larger_buffer_at_the_same_address():
+    engine = Engine(build("llama"))
+    n_layers, n_heads, dim = engine.cache.shape
+    memory = torch.zeros(2, n_layers, n_heads, 2 * BUCKET, dim)
+    small = memory.flatten()[: memory.numel() // 2].view(2, n_layers, n_heads, BUCKET, dim)
+    engine.cache.kv = small
+    steps = Steps(engine.modules, engine.cache, BUCKET)
+    assert steps.fits(BUCKET)
+    assert not steps.fits(2 * BUCKET)
+    engine.cache.kv = memory
+    assert not steps.fits(BUCKET)
 
 
 @pytest.mark.parametrize("heads", [2, 6, 14])
