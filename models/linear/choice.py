@@ -65,7 +65,7 @@ class Choices:
             won = math.sqrt(few * many) > GAIN
             found = {"packed": won, "few": round(few, 3), "many": round(many, 3)}
             # What another process found meanwhile holds for this one too.
-            self.shapes = {name: found} | self._read()
+            self.shapes |= {name: found} | self._read()
             self._write()
         return bool(self.shapes[name]["packed"])
 

@@ -113,6 +113,11 @@ def test_a_cache_that_cannot_be_written_stops_nobody(tmp_path, measured, pair):
     assert choices(*pair)
     assert choices(*pair)
     assert len(measured) == 1
+    measured.says = (0.5, 0.5)
+    narrow = nn.Linear(8, 8).requires_grad_(False)
+    assert not choices(narrow, PackedLinear(narrow))
+    assert choices(*pair), "a shape keeps its path, whatever is measured after it"
+    assert len(measured) == 2
 
 
 def test_the_measurement_measures(pair):
