@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from models.errors import UserError
@@ -17,9 +18,10 @@ def parsed(text: str, variable: str) -> int:
     UserError : it is no size.
     """
     found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)b?\s*", text.lower())
-    if not found:
+    size = float(found[1]) * UNITS[found[2]] if found else math.inf
+    if math.isinf(size):  # some hundred digits are no size either
         raise UserError(f"{variable}={text}: give bytes, as 500MB or 20GB")
-    return round(float(found[1]) * UNITS[found[2]])
+    return round(size)
 
 
 def shown(size: float) -> str:

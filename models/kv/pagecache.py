@@ -23,6 +23,8 @@ def resident_share(path: Path) -> float | None:
     """
     if sys.platform != "linux" or not path.is_file():
         return None
+    if path.stat().st_size == 0:  # nothing that could be mapped, or be in memory
+        return 0.0
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as pages:
         count = -(-len(pages) // mmap.PAGESIZE)
         flags = (ctypes.c_ubyte * count)()

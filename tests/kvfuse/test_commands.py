@@ -52,6 +52,7 @@ def test_each_is_called_with_its_configuration(words, monkeypatch, tmp_path):
         (["verfy"], "store: 'verfy' is no action: did you mean verify?"),
         (["ls", "BYTES=3"], "store: unknown variable BYTES"),
         (["gc", "BYTES=much"], "store: BYTES=much: give bytes, as 500MB or 20GB"),
+        (["gc", "BYTES=" + "9" * 400], f"store: BYTES={'9' * 400}: give bytes, as 500MB"),
         (["gc", "GRACE=-1"], "store: GRACE=-1: give minutes"),
         (["rm"], "store: name whose references go: DATASET="),
         (["ls", "MODEL=none"], "store: MODEL=none has no chunks in KVS=kvs; there are none at all"),

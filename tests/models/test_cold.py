@@ -93,3 +93,9 @@ def test_pages_that_stay_are_told(stored):
         assert item.forget() is False
         assert resident_share(item.folder / store.KVS) == 1
     assert item.forget() is True
+
+
+def test_nothing_of_an_empty_file_is_in_memory(tmp_path):
+    (tmp_path / store.KVS).touch()
+    assert resident_share(tmp_path / store.KVS) in (0.0, None)
+    assert store.StoredItem(tmp_path, {}, REMEDY).forget() is not False
