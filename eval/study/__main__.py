@@ -5,10 +5,9 @@ Run it from the repository root: ``python -m eval.study PART=test``. See docs/pr
 
 from __future__ import annotations
 
-import json
 import sys
 from chunk.build import ensure
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,8 @@ from eval.study.plan import Part, parts
 from eval.variants import make_variants
 from models.atomic import writing
 from models.errors import UserError
+from models.load.source import resolve
+from models.sealed import parse
 from stage.options import command
 from stage.session import begin
 
@@ -34,9 +35,10 @@ PLACES = ("inputs", "kvs", "outputs", "device", "dtype", "backend", "threads")
 def main(config: StudyConfig) -> None:
     """Every sweep of the part on every model, then one table, one picture and ``study.json``."""
     part = parts()[config.part]
+    calm = quiet(config.times, config.models)
     found = {model: run(config, part, model) for model in config.models}
     models = {str(results[0]["config"]["model"]): results for results in found.values()}
-    times = {model: times_of(results) for model, results in models.items()} | quiet(config.times)
+    times = {model: times_of(results) for model, results in models.items()} | calm
     tested = claims(models)
     text = [table.standing(model, results, times[model]) for model, results in models.items()]
     if tested:
@@ -54,21 +56,26 @@ def main(config: StudyConfig) -> None:
     print(f"\nstudy: {folder}/study.json, study.txt, study.png")
 
 
-def quiet(path: str | None) -> dict[str, Times]:
+def quiet(path: str | None, models: Sequence[str]) -> dict[str, Times]:
     """TTFTs by model of the study that left this ``study.json``; none where none is named.
 
     Raises
     ------
-    UserError : it, or the results of a run that it names, cannot be read.
+    UserError : it, or the results of a run that it names, cannot be read; or it lacks a model.
     """
     if path is None:
         return {}
     try:
-        runs = json.loads(Path(path).read_text(encoding="utf-8"))["runs"].values()
+        runs = parse(Path(path).read_text(encoding="utf-8"))["runs"].values()
+        places = [[Path(folder) / "result.json" for folder in folders] for folders in runs]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"TIMES={path} is no study.json: {error!r}") from None
-    found = [[read_result(Path(folder) / "result.json") for folder in folders] for folders in runs]
-    return {str(results[0]["config"]["model"]): times_of(results) for results in found if results}
+    found = [list(map(read_result, paths)) for paths in places if paths]
+    times = {str(results[0]["config"]["model"]): times_of(results) for results in found}
+    for model in models:
+        if resolve(model).name not in times:
+            raise UserError(f"TIMES={path} has no times of {model}; run PART=times on it too")
+    return times
 
 
 def run(config: StudyConfig, part: Part, model: str) -> list[dict[str, Any]]:

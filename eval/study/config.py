@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from eval.study.plan import parts
 from models.errors import UserError
+from models.load import source
 from stage.config import MODEL, MachineOptions
 from stage.options import option
 
@@ -27,6 +28,8 @@ class StudyConfig(MachineOptions):
 
     def __post_init__(self) -> None:
         self.check_threads()
+        for model in self.models:
+            source.check(model)
         if self.part not in parts():
             raise UserError(f"PART={self.part} is unknown: give {' or '.join(parts())}")
         if self.limit is not None and self.limit < 1:

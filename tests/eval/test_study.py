@@ -10,9 +10,10 @@ import pytest
 
 from eval.analysis.measures import ROUNDING
 from eval.folder import RunFolder
+from eval.study import __main__ as study
 from eval.study import picture, standings, table
-from eval.study.__main__ import quiet
 from eval.study.claims import PRIMARY, as_published, best_published, claims
+from eval.study.config import StudyConfig
 from eval.study.measured import times_of
 from eval.study.plan import parts
 from models import selectors
@@ -154,17 +155,30 @@ def test_times_may_come_from_another_study(tmp_path):
         run["speedup"] = {"ready": 2.0 + place, "cold": None}
         folder = RunFolder(tmp_path, "run", {"place": place}, {})
         folder.path.mkdir()
-        folder.finish({**run, "config": run["config"] | {"model": "tiny"}}, "")
+        folder.finish({**run, "config": run["config"] | {"model": "org--tiny"}}, "")
         folders.append(str(folder.path))
-    study = tmp_path / "study.json"
-    study.write_text(json.dumps({"runs": {"/a/tiny.gguf": folders}}))
-    found = quiet(str(study))["tiny"]
+    left = tmp_path / "study.json"
+    left.write_text(json.dumps({"runs": {"/a/tiny.gguf": folders}}))
+    found = study.quiet(str(left), ["org/tiny"])["org--tiny"]
     assert found["primer", 0.15, "none"] == 100 / 7
     assert found["full", None, "none"] == 100 / 3
-    for text in ("{}", "[]", "nonsense"):
-        study.write_text(text)
+    with pytest.raises(UserError, match="has no times of org/other; run PART=times on it too"):
+        study.quiet(str(left), ["org/tiny", "org/other"])
+    for text in ("{}", "[]", "nonsense", "[" * 200_000, '{"runs": {"a": [1]}}'):
+        left.write_text(text)
         with pytest.raises(UserError, match=r"TIMES=.*study\.json"):
-            quiet(str(study))
+            study.quiet(str(left), ["org/tiny"])
+
+
+def test_bad_times_are_told_before_anything_is_run(monkeypatch):
+    monkeypatch.setattr(study, "run", lambda *_: pytest.fail("a sweep was run"))
+    with pytest.raises(UserError, match=r"TIMES=nowhere is no study\.json"):
+        study.main(StudyConfig(models=["org/tiny"], times="nowhere"))
+
+
+def test_an_unknown_model_is_told_before_the_first_is_run():
+    with pytest.raises(UserError, match="unknown model 'nothing'"):
+        StudyConfig(models=["org/tiny", "nothing"])
 
 
 def test_a_damaged_plan_is_told_in_one_line(tmp_path):
