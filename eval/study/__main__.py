@@ -29,7 +29,7 @@ from stage.options import command
 from stage.session import begin
 
 # Options of the study that go to its sweeps as they are.
-PLACES = ("inputs", "kvs", "outputs", "device", "dtype", "backend", "threads")
+PLACES = ("inputs", "kvs", "outputs", "device", "dtype", "backend", "threads", "fast")
 
 
 def main(config: StudyConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from eval.study.measured import times_of
 from eval.study.plan import parts
 from models import selectors
 from models.errors import UserError
+from stage.config import MachineOptions
 
 
 def result(method: str, rate: float | None, kl: list[float], context: str = "sink") -> dict:
@@ -187,3 +189,10 @@ def test_a_damaged_plan_is_told_in_one_line(tmp_path):
         path.write_text(text)
         with pytest.raises(UserError, match=says):
             parts(path)
+
+
+def test_every_option_of_the_machine_reaches_the_sweeps():
+    assert {found.name for found in fields(MachineOptions)} <= set(study.PLACES)
+    config = StudyConfig(models=["org/tiny"], fast=["graph"], threads=1)
+    sweeps = list(study.asked(config, parts()["times"], "org/tiny"))
+    assert {(*sweep.fast, sweep.threads) for sweep in sweeps} == {("graph", 1)}
