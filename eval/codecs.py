@@ -149,6 +149,7 @@ def one(
         coded: dict[Any, dict[str, float]] = {}
         for where, stored in reference.stored.items():
             stored.memory, coded[where] = through(codec, plain[where], item.prompt)
+        evaluator.through = codec
         pending = [(variant, evaluator.begin(item, variant, reference)) for variant in variants]
         evaluator.advance(to_the_end=True)
         for variant, begun in pending:

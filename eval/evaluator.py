@@ -19,6 +19,7 @@ from eval.item.source import sources
 from eval.metrics.decisions import same_decision
 from eval.metrics.scores import score
 from eval.variants import Variant
+from models.codecs import BaseCodec
 from models.engine import Engine, Prefill
 from models.flops import flop_limit
 from models.timing import Stopwatch
@@ -27,7 +28,12 @@ from stage.session import Session, Stored
 
 
 class Evaluator:
-    """Runs items of one dataset; knows the metric, the answer's length and where KVs lie."""
+    """Runs items of one dataset; knows the metric, the answer's length and where KVs lie.
+
+    Attributes
+    ----------
+    through : a codec that KVs in memory went through, where it is not the one they lie under.
+    """
 
     def __init__(self, session: Session, config: EvalConfig, variants: Sequence[Variant]) -> None:
         self.session = session
@@ -37,6 +43,7 @@ class Evaluator:
         self.max_new_tokens = config.max_new_tokens or dataset.max_new_tokens
         self.observes = config.deviation or any(variant.oracle for variant in variants)
         self.sources = sources(session, variants)
+        self.through: BaseCodec | None = None
         self.ledger = Ledger()
         self.answering = Answering(session, self.ledger, self.max_new_tokens, config.cold)
 
@@ -133,7 +140,7 @@ class Evaluator:
                 stored.scores,
                 reference.truth,
                 item.id,
-                source.session.headers(item),
+                source.session.headers(item, self.through),
                 variant.corrector,
             )
 

@@ -19,7 +19,8 @@ class Headers(NamedTuple):
     ----------
     lengths : tokens in front of the first chunk, of the second and so on; the last counts for all
         that are left.
-    exact : what stood before the first chunk stands there in the prompt: its KVs are the prompt's.
+    exact : what stood before the first chunk stands there in the prompt, and nothing was lost on
+        disk: its KVs are the prompt's.
     """
 
     lengths: tuple[int, ...] = (0,)

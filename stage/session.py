@@ -122,9 +122,18 @@ class Session:
                 )
         return found
 
-    def headers(self, item: Item) -> Headers:
-        """What stands in front of an item's chunks when they are captured."""
-        return Headers.of(item.prompt, self.inputs.sink, self.fronts[item.id])
+    def headers(self, item: Item, codec: BaseCodec | None = None) -> Headers:
+        """What stands in front of an item's chunks when they are captured.
+
+        Parameters
+        ----------
+        codec : that their KVs went through, where it is not the session's own. No chunk is exact
+            behind one that loses something.
+        """
+        found = Headers.of(item.prompt, self.inputs.sink, self.fronts[item.id])
+        if (codec or self.codec).lossless(self.weights.dtype):
+            return found
+        return found._replace(exact=False)
 
     @cached_property
     def fronts_digest(self) -> str | None:

@@ -31,6 +31,10 @@ class BaseCodec(ABC, Extension):
 
     version: ClassVar[int] = 1
 
+    def lossless(self, dtype: torch.dtype) -> bool:
+        """Whether rows of this dtype come back as they were, to the bit."""
+        return False
+
     def encode(self, kind: int, layer: int, n_layers: int, rows: Tensor) -> dict[str, Tensor]:
         """Rows as contiguous tensors on the CPU by part name, to be written in this order.
 

@@ -16,6 +16,9 @@ class Codec(BaseCodec):
     For a float32 run; in a bfloat16 run it changes nothing.
     """
 
+    def lossless(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.bfloat16
+
     def pack(self, kind: int, layer: int, n_layers: int, rows: Tensor) -> dict[str, Tensor]:
         return {ROWS: rows.to(torch.bfloat16)}
 

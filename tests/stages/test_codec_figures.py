@@ -123,6 +123,20 @@ def test_what_was_found_behind_another_text_is_not_taken(prepared, tmp_path):
     assert len(list((tmp_path / "outputs").glob("*/*/codecs-*.jsonl"))) == 2
 
 
+def test_where_a_codec_loses_something_no_chunk_is_exact(prepared, tmp_path):
+    """At a rate of 1 all of the documents is recomputed then, the first chunk too."""
+    place = Workplace(tmp_path, prepared.model, prepared.rows)
+    methods = ("--reuse", "random", "primer", "--rate", "1", "--limit", "2")
+    place.ok("codecs", *methods, *FEW)
+    for of_item in records(place):
+        for record in of_item:
+            assert record["kl_mean"] < 1e-4, record
+    place.ok("sweep", *methods, "--codec", "int8")
+    for path in (place.root / "outputs").glob("*/*/*/result.json"):
+        for item in json.loads(path.read_text())["items"]:
+            assert item["kl_mean"] < 1e-4
+
+
 def test_fresh_finds_it_all_anew(done):
     before, path = figures(done), file_of(done)
     written = path.read_bytes()
