@@ -168,18 +168,27 @@ class Together:
             hidden = layer(hidden, position_embeddings=embeddings, past_key_values=cache, rows=seen)
         logits = self.modules.logits(hidden[0]).float()
         tokens = logits.argmax(-1).tolist()
+        trouble = None
         for number, (answer, row, token) in enumerate(zip(answers, logits, tokens, strict=False)):
             try:
                 require_finite(row, "the logits")
             except NotFinite as error:
-                self.active.remove(answer)
-                raise NoAnswer(f"{answer.name}: {error}") from None
+                trouble = trouble or NoAnswer(f"{answer.name}: {error}")
+                self._drop(answer)
+                continue
             if answer.evicting:
                 answer.evicting.passed([one[:, number : number + 1] for one in queries])
             answer.add(token)
-        done = [one.buffer for one in self.active if one.done]
-        self._spare += [buffer for buffer in done if buffer is not None]
-        self.active = [one for one in self.active if not one.done]
+            if answer.done:
+                self._drop(answer)
+        if trouble:
+            raise trouble  # now that the others have their token
+
+    def _drop(self, answer: Answer) -> None:
+        """Take no more steps for it; its memory is free."""
+        self.active.remove(answer)
+        if answer.buffer is not None:
+            self._spare.append(answer.buffer)
 
 
 class _Caches(Cache):

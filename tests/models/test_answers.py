@@ -133,6 +133,26 @@ def test_nan_is_refused_by_name_and_the_others_go_on(llama, prompt):
     assert len(answers[0].tokens) == len(answers[2].tokens) == COUNT
 
 
+@pytest.mark.parametrize("bad", range(3))
+@pytest.mark.parametrize("shorter", [0, 1])
+def test_answers_beside_one_that_is_refused_are_as_alone(llama, prompt, bad, shorter):
+    """Also those that end in the very step in which it is refused."""
+    engine, together = llama.engine, llama.engine.together
+    alone, answers = [], []
+    for number, prefill in enumerate(starts(llama, prompt, 3)):
+        limit = 2 if number == (bad + shorter) % 3 and shorter else COUNT
+        alone.append(engine.decode(prefill, limit, ()).tokens)
+        answers.append(engine.answer(prefill, limit, (), name=f"item {number}"))
+    with torch.inference_mode():
+        answers[bad].cache.kv[1, 0, 0, 2] = torch.nan
+    with pytest.raises(NoAnswer, match=f"^item {bad}: the logits hold NaN"):
+        together.finish()
+    together.finish()
+    together.clear()
+    for number in {0, 1, 2} - {bad}:
+        assert answers[number].tokens == alone[number]
+
+
 def test_an_answer_that_is_complete_at_once_costs_no_step(llama, prompt):
     engine, together = llama.engine, llama.engine.together
     prefill = engine.full_prefill(prompt)
