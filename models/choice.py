@@ -6,13 +6,13 @@ would give figures that look better than the method is.
 
 from __future__ import annotations
 
-import traceback
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.errors import UserError
+from models.foreign import ask, called
 from models.probe import Probe
 from models.selectors import BaseSelector
 
@@ -31,22 +31,12 @@ def choose(probe: Probe, selector: BaseSelector) -> Tensor:
     UserError : the selector failed, or returned something else than :meth:`BaseSelector.select`
         may; names it and says what.
     """
-    name = type(selector).__module__.rpartition(".")[2]
-    try:
-        returned = selector.select(probe)
-    except (UserError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        at = frames[min(1, len(frames) - 1)]
-        raise UserError(
-            f"selector {name} failed with {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]} ({at.filename}, line {at.lineno})"
-        ) from error
+    name = called("selector", selector)
+    returned = ask(name, selector.select, probe)
     positions = _integers(returned, name).to(probe.device, torch.int64).sort().values
     trouble = _trouble(positions, probe, selector)
     if trouble:
-        raise UserError(f"selector {name} {trouble}")
+        raise UserError(f"{name} {trouble}")
     if selector.adds_question:  # behind all documents, so that the order stays
         question = torch.arange(*probe.prompt.question, device=probe.device)
         positions = torch.cat([positions, question])
@@ -55,10 +45,10 @@ def choose(probe: Probe, selector: BaseSelector) -> Tensor:
 
 def _integers(returned: Any, name: str) -> Tensor:
     if not isinstance(returned, Tensor):
-        raise UserError(f"selector {name} returned a {type(returned).__name__}, not a tensor")
+        raise UserError(f"{name} returned a {type(returned).__name__}, not a tensor")
     if returned.dtype not in INTEGERS or returned.dim() != 1:
         raise UserError(
-            f"selector {name} returned {returned.dtype} {list(returned.shape)}: positions are "
+            f"{name} returned {returned.dtype} {list(returned.shape)}: positions are "
             "integers in one dimension"
         )
     return returned

@@ -9,7 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.correctors.base import KEYS, BaseCorrector, Change
+from models.correctors.base import KEYS, VALUES, BaseCorrector, Change
+from models.errors import UserError
+from models.foreign import ask, called, told
 from models.kv.rotary import rotated, unrotated
 from models.prompt import Prompt
 from models.timing import Stopwatch
@@ -66,6 +68,11 @@ class Correction:
         ----------
         cached : ``[2, H_kv, N, D]`` keys and values of the layer; changed in place.
         fresh : keys and values of the rows in flight, ``[H_kv, R, D]``.
+
+        Raises
+        ------
+        UserError : the corrector failed, or returned something else than
+            :meth:`BaseCorrector.correct` may; names it and says what.
         """
         if not self.chunks or layer == 0:
             return
@@ -89,13 +96,29 @@ class Correction:
                     return unrotated(rows, self.cos[span], self.sin[span])
 
                 at = chunk.positions - chunk.start
-                told = Change(layer, len(at), change, at, whole)
-                for kind, found in self.corrector.correct(told).items():
+                seen = Change(layer, len(at), change, at, whole)
+                for kind, found in self._asked(seen, cached[:, :, span]).items():
                     added = found if found.dim() == 3 else found[:, None]
                     if kind == KEYS:
                         added = rotated(added, self.cos[span], self.sin[span])
                     # Recomputed rows get it too: they are overwritten next, and a slice is quicker.
                     cached[kind][:, span].add_(added)
+
+    def _asked(self, change: Change, chunk: Tensor) -> dict[int, Tensor]:
+        """What the corrector adds to a chunk, ``[2, H_kv, length, D]``: shapes that fit."""
+        name = called("corrector", self.corrector)
+        found = ask(name, self.corrector.correct, change)
+        if not isinstance(found, dict) or not found.keys() <= {KEYS, VALUES}:
+            raise UserError(f"{name} returned something else than KEYS, VALUES or both to tensors")
+        heads, length, width = chunk.shape[1:]
+        for added in found.values():
+            fits = isinstance(added, Tensor) and added.is_floating_point()
+            if not fits or added.shape not in ((heads, width), (heads, length, width)):
+                raise UserError(
+                    f"{name} returned {told(added)}: corrections are floats, {[heads, width]} or "
+                    f"{[heads, length, width]}"
+                )
+        return found
 
 
 def _chunks(prompt: Prompt, positions: Tensor) -> Iterator[Chunk]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from models.eviction.base import BasePolicy, Rows, chosen
+from models.eviction.base import BasePolicy, Rows, accumulated, chosen
 from models.kv.cache import FusedCache, FusedLayer
 from models.kv.rotary import rotated, unrotated
 from models.modules import Modules
@@ -154,7 +154,7 @@ class Evicting:
                 sums[0, :, : held.shape[1]] = held
             assert fresh is not None, "a policy that accumulates has every pass watched"
             rows = Rows(keys, valid, scale, fresh[None], sums)
-            sums = self.policy.accumulate(rows)
+            sums = accumulated(self.policy, rows)
             self.sums[index : index + 1] = [sums[0]]
             return Rows(keys, valid, scale, fresh[None], sums)
         if self.policy.window:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from models.errors import UserError
 from models.extension import Extension, option
 from models.finite import NotFinite
+from models.foreign import ask, called, told
 
 KEEP, BUDGET, BUFFER = 0.5, 0, 0
 
@@ -147,18 +149,40 @@ def chosen(
 
     Raises
     ------
-    UserError, NotFinite : as :func:`keep`.
+    UserError, NotFinite : as :func:`keep`, or the policy failed, or its scores are none of these
+        rows; names it and says what.
     """
     require_tokens(rows.valid)
     resident = rows.valid.sum(-1)
+    name = called("policy", policy)
     stay = [
-        policy.target(n, of, layer, n_layers, decoding)
+        ask(name, policy.target, n, of, layer, n_layers, decoding)
         for n, of in zip(resident.tolist(), prompt.tolist(), strict=True)
     ]
     if stay == resident.tolist():
         return None
     rows = replace(rows, stay=torch.tensor(stay, device=rows.keys.device))
-    return keep(policy.score(rows), stay, rows.valid)
+    return keep(_fitting(ask(name, policy.score, rows), rows, name), stay, rows.valid)
+
+
+def accumulated(policy: BasePolicy, rows: Rows) -> Tensor:
+    """What :meth:`BasePolicy.accumulate` returns.
+
+    Raises
+    ------
+    UserError : it failed, or these are no sums of these rows.
+    """
+    name = called("policy", policy)
+    return _fitting(ask(name, policy.accumulate, rows), rows, name)
+
+
+def _fitting(found: Any, rows: Rows, name: str) -> Tensor:
+    """A policy may be anybody's code: one score for all heads would pass for each head's own."""
+    shape = rows.keys.shape[:3]
+    fits = isinstance(found, Tensor) and found.is_floating_point() and found.shape == shape
+    if not fits:
+        raise UserError(f"{name} returned {told(found)}: scores and sums are floats, {list(shape)}")
+    return found
 
 
 def keep(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
-from models.eviction.base import BasePolicy, Rows, chosen
+from models.eviction.base import BasePolicy, Rows, accumulated, chosen
 from models.kv.rotary import rotated, unrotated
 
 Angles = Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -125,7 +125,7 @@ class EvictingLayer(DynamicLayer):
         if policy.accumulates:
             zeros = self.keys.new_zeros(spread.shape, dtype=torch.float32)
             sums = _behind(self.sums, zeros)
-            self.sums = policy.accumulate(Rows(self.keys, self.valid, scale, queries, sums))
+            self.sums = accumulated(policy, Rows(self.keys, self.valid, scale, queries, sums))
         elif queries is not None:
             queries = _behind(self.queries, queries)[:, :, -min(policy.window, self.kept) :]
             self.queries = queries

@@ -274,6 +274,47 @@ def test_a_correction_that_is_no_number_is_refused(llama, prompt, kind, amount):
     assert fuse(llama, prompt, "random", 0.3).logits.isfinite().all()
 
 
+@dataclass
+class Returns(BaseCorrector):
+    """Whatever a function makes of a chunk's change."""
+
+    made: object = None
+
+    def correct(self, change: Change) -> dict[int, Tensor]:
+        return self.made(change)
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (lambda change: {VALUES: change.of(VALUES).mean((0, 1))[None]}, "returned float32 [1, "),
+        (lambda change: {VALUES: change.of(VALUES)[:, :1]}, "corrections are floats, ["),
+        (lambda change: {KEYS: change.of(KEYS).mean(1).long()}, "returned int64 ["),
+        (lambda change: {KEYS: 0.5}, "returned a float, not a tensor: corrections are"),
+        (lambda change: {2: change.of(VALUES).mean(1)}, "something else than KEYS, VALUES or both"),
+        (lambda change: change.of(VALUES).mean(1), "something else than KEYS, VALUES or both"),
+        (lambda change: None, "something else than KEYS, VALUES or both"),
+        (lambda change: 1 / 0, "failed with ZeroDivisionError: division by zero ("),
+    ],
+)
+def test_what_is_no_correction_is_told_in_one_line(llama, prompt, made, why):
+    with pytest.raises(UserError) as caught:
+        fuse(llama, prompt, "random", 0.3, Returns(made))
+    assert str(caught.value).startswith("corrector test_correctors ")
+    assert why in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_corrections_by_row_and_for_all_rows_are_the_same_where_they_say_the_same(llama, prompt):
+    def by_row(change):
+        return {VALUES: change.of(VALUES).mean(1)[:, None].expand_as(change.cached(VALUES))}
+
+    fuse(llama, prompt, "random", 0.3, Returns(lambda change: {VALUES: change.of(VALUES).mean(1)}))
+    expected = held(llama, prompt)
+    fuse(llama, prompt, "random", 0.3, Returns(by_row))
+    assert torch.equal(held(llama, prompt), expected)
+
+
 def test_a_corrector_is_asked_once_a_chunk_and_layer(llama, prompt):
     corrector = Adds()
     fuse(llama, prompt, "random", 0.3, corrector)

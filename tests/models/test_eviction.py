@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from models import eviction
 from models.errors import UserError
-from models.eviction import Rows, chosen, keep
+from models.eviction import BasePolicy, Rows, chosen, keep
 from models.eviction import attention as attention_of_rows
+from models.eviction.base import accumulated
 from models.eviction.rkv import importance, mean_cosine
 from models.finite import NotFinite
 
@@ -258,6 +259,51 @@ def test_what_keep_refuses():
         keep(torch.ones(2, 1, 4), 2, torch.tensor([[True] * 4, [False] * 4]))
     with pytest.raises(UserError, match="pad on the left"):
         keep(torch.ones(1, 1, 4), 2, torch.tensor([[True, True, True, False]]))
+
+
+@dataclass
+class Returns(BasePolicy):
+    """Whatever a function makes of the rows."""
+
+    made: object = None
+
+    def score(self, rows):
+        return self.made(rows)
+
+    def accumulate(self, rows):
+        return self.made(rows)
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (
+            lambda rows: rows.keys.norm(dim=-1).mean(1, keepdim=True),  # one for all heads
+            "returned float32 [1, 1, 9]: scores and sums are floats, [1, 2, 9]",
+        ),
+        (lambda rows: rows.keys.norm(dim=-1)[..., :-1], "returned float32 [1, 2, 8]: scores"),
+        (lambda rows: rows.keys.norm(dim=-1).long(), "returned int64 [1, 2, 9]: scores"),
+        (lambda rows: None, "returned a NoneType, not a tensor: scores"),
+        (lambda rows: 1 / 0, "failed with ZeroDivisionError: division by zero ("),
+    ],
+)
+def test_what_are_no_scores_is_told_in_one_line(made, why):
+    rows, policy = rows_of([9]), Returns(made=made)
+    for asked in (
+        lambda: chosen(policy, rows, torch.tensor([9]), 0, 4, decoding=False),
+        lambda: accumulated(policy, rows),
+    ):
+        with pytest.raises(UserError) as caught:
+            asked()
+        assert str(caught.value).startswith("policy test_eviction ")
+        assert why in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_scores_of_nan_are_refused():
+    rows, policy = rows_of([9]), Returns(made=lambda rows: rows.keys.norm(dim=-1) * math.nan)
+    with pytest.raises(NotFinite):
+        chosen(policy, rows, torch.tensor([9]), 0, 4, decoding=False)
 
 
 @pytest.mark.parametrize("n_layers", [1, 2, 4, 28, 30, 32])

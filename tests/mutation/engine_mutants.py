@@ -291,10 +291,28 @@ MUTANTS: list[Row] = [
             "if False:",
         ),
         ("fractions are positions", "if returned.dtype not in INTEGERS or", "if"),
+    ),
+    *_in_file(
+        "models/foreign.py",
+        (CHOICE,),
         (
             "a failure keeps its traceback",
             "    except Exception as error:",
             "    except KeyboardInterrupt as error:",
+        ),
+    ),
+    *_in_file(
+        "models/eviction/base.py",
+        ("tests/models/test_eviction.py",),
+        ("one score for all heads is each head's own", " and found.shape == shape", ""),
+    ),
+    *_in_file(
+        "models/correction.py",
+        ("tests/models/test_correctors.py",),
+        (
+            "one correction for all heads is each head's own",
+            "if not fits or added.shape not in ((heads, width), (heads, length, width)):",
+            "if not fits:",
         ),
     ),
     *_in_file(
