@@ -55,21 +55,33 @@ def _found() -> tuple[Any, str | None]:
 
 
 def _agrees(kernel: Any) -> bool:
-    """Whether scattered rows come out as masked SDPA has them: a compiler may be at fault."""
+    """Whether rows come out as masked SDPA has them: a compiler may be at fault.
+
+    Each way through the kernel is taken, over one part of keys and over three, which are merged.
+    """
     generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(1, heads, n, 16, generator=generator)
-        for heads, n in ((6, 40), (2, 120), (2, 120))
+    n_keys, dim = 1100, 80
+    cases = (
+        torch.arange(1, 120, 3),
+        torch.tensor([1070]),  # as in decoding
+        torch.arange(5, n_keys, 121),  # few: their parts are tasks of their own
+        torch.arange(134, n_keys, 6),  # many; the last row has a tile to itself
     )
-    positions = torch.arange(1, 120, 3)
-    reference = MaskedRows(positions, 120)
-    for dtype, tolerance in zip(DTYPES, (1e-5, 5e-2), strict=True):
-        tensors = query.to(dtype), key.to(dtype), value.to(dtype)
-        # Memory that was free may hold an earlier, right answer.
-        found = tensors[0].new_full((1, 40, 6, 16), torch.nan)
-        _attend(kernel, *tensors, 0.25, positions, found)
-        if not torch.allclose(found, reference.attend(*tensors, 0.25), atol=tolerance):
-            return False
+    queries, keys, values = (
+        torch.randn(1, heads, n, dim, generator=generator)
+        for heads, n in ((6, len(cases[-1])), (2, n_keys), (2, n_keys))
+    )
+    for dtype, tolerance in zip(DTYPES, (1e-5, 2e-2), strict=True):
+        for positions in cases:
+            query = queries[:, :, : len(positions)].to(dtype)
+            key, value = keys.to(dtype), values.to(dtype)
+            # Memory that was free may hold an earlier, right answer.
+            found = query.new_full((1, len(positions), 6, dim), torch.nan)
+            _attend(kernel, query, key, value, 0.25, positions, found)
+            reference = MaskedRows(positions, n_keys)  # in float32, from numbers already rounded
+            right = reference.attend(query.float(), key.float(), value.float(), 0.25)
+            if not torch.allclose(found.float(), right, atol=tolerance):
+                return False
     return True
 
 

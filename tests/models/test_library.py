@@ -192,11 +192,22 @@ def test_a_damaged_library_is_compiled_again(bin, built, tmp_path, monkeypatch, 
 
 
 @needs_kernel
-def test_a_library_that_computes_nonsense_is_not_used(bin, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("lanes.h", "all(0.240222421f)", "all(0.34f)"),
+        ("call.h", "store(to + most, top)", "store(to + most, top + all(9))"),
+        ("one_row.h", "= averages[h", "= (HALF ? 1.1f : 1) * averages[h"),
+    ],
+    ids=["powers", "three parts", "one row of bfloat16"],
+)
+def test_a_library_that_computes_nonsense_is_not_used(
+    bin, tmp_path, monkeypatch, name, right, wrong
+):
     for source in copied(tmp_path, monkeypatch):
         text = source.read_text()
-        assert text.count("all(0.240222421f)") == (source.name == "lanes.h")
-        source.write_text(text.replace("all(0.240222421f)", "all(0.34f)"))
+        assert text.count(right) == (source.name == name)
+        source.write_text(text.replace(right, wrong))
     monkeypatch.setenv("PATH", os.defpath)
     falls_back("what it computed here was wrong")
 
