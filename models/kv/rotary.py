@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,14 @@ def _found() -> tuple[Any, str | None]:
 
 
 def _agrees(kernel: Any) -> bool:
-    """Whether it gives what PyTorch's operations give, to the bit: a compiler may be at fault."""
+    """Whether it gives what PyTorch's operations give, to the bit: a compiler may be at fault.
+
+    Rows are more than a thread takes at once, and not all of a width that fills the registers.
+    """
     generator = torch.Generator().manual_seed(0)
-    for dtype in DTYPES:
-        found = torch.randn(2, 5, 24, generator=generator).to(dtype)
-        cos, sin = torch.randn(2, 5, 24, generator=generator).to(dtype)
+    for dtype, (rows, dim) in product(DTYPES, ((5, 24), (300, 64))):
+        found = torch.randn(3, rows, dim, generator=generator).to(dtype)
+        cos, sin = torch.randn(2, rows, dim, generator=generator).to(dtype)
         right = found.clone()
         by_operations_(right[None], cos, sin)
         _rotate_(kernel, found, cos, sin)

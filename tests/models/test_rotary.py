@@ -88,6 +88,18 @@ def test_builds_for_lesser_cpus(tmp_path):
     assert rotary._agrees(kernel)
 
 
+@needs_kernel
+def test_a_kernel_that_turns_only_the_first_rows_is_not_used():
+    kernel, _ = rotary._found()
+
+    def first_rows(call, threads):
+        call._obj.rows = min(call._obj.rows, 128)
+        kernel(call, threads)
+
+    assert rotary._agrees(kernel)
+    assert not rotary._agrees(first_rows)
+
+
 def test_without_a_compiler_and_with_a_wrong_one(monkeypatch):
     def none(source):
         raise Unavailable("no g++ here")
