@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import psutil
 import torch
+from blake3 import blake3
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -21,7 +21,7 @@ from models.load.source import ModelSource, fetch
 from models.load.tokenizer import stop_ids
 
 _SMALLER = "use a smaller model, MODEL=smollm2-135m, or DTYPE=bfloat16"
-_SAMPLES = 256  # elements of a parameter that its fingerprint reads
+_AT_ONCE = 1 << 22  # elements that are rounded and hashed at once: they stay in the cache
 # What a forward is decided by besides the weights, and besides what the shapes of those tell.
 _FORWARD = (
     "hidden_act", "rms_norm_eps", "rope_parameters", "head_dim", "num_attention_heads",
@@ -96,7 +96,7 @@ def load(
 
 
 def weight_fingerprint(model: PreTrainedModel) -> str:
-    """16 hex digits over name, shape and 256 evenly strided elements of every parameter.
+    """16 hex digits over name, shape and all elements of every parameter.
 
     And over the settings that decide what is computed with them, numbers to six digits.
 
@@ -105,14 +105,16 @@ def weight_fingerprint(model: PreTrainedModel) -> str:
     from; a fine-tune differs. Tied parameters count once.
     """
     settings = {name: getattr(model.config, name, None) for name in _FORWARD}
-    digest = hashlib.sha256(json.dumps(_rounded(settings), sort_keys=True).encode())
+    digest = blake3(
+        json.dumps(_rounded(settings), sort_keys=True).encode(), max_threads=blake3.AUTO
+    )
     for name, parameter in sorted(model.named_parameters()):
-        stride = -(-parameter.numel() // _SAMPLES)
-        sample = parameter.detach().flatten()[::stride].to(torch.bfloat16).float().cpu()
-        sample = torch.where(sample.abs() < _SMALLEST, torch.zeros(()), sample)
         digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()[:16]
+        for part in parameter.detach().flatten().split(_AT_ONCE):
+            part = part.to(torch.bfloat16)
+            part = part.masked_fill(part.abs() < _SMALLEST, 0)
+            digest.update(part.view(torch.uint8).cpu().numpy())
+    return str(digest.hexdigest()[:16])
 
 
 def _rounded(value: Any) -> Any:

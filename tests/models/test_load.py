@@ -76,6 +76,27 @@ def test_the_same_weights_in_another_dtype_agree_and_a_fine_tune_differs():
     assert weight_fingerprint(model) not in prints
 
 
+def test_every_single_weight_counts():
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    found = {weight_fingerprint(model)}
+    generator = torch.Generator().manual_seed(0)
+    parameters = [*model.parameters()]
+    for parameter in parameters:
+        place = int(torch.randint(parameter.numel(), (), generator=generator))
+        with torch.no_grad():
+            parameter.view(-1)[place] += 0.5
+        found.add(weight_fingerprint(model))
+    assert len(found) == 1 + len(parameters)
+
+
+def test_parameters_that_are_hashed_piece_by_piece(monkeypatch):
+    model = LlamaForCausalLM(LlamaConfig(**SIZES))
+    whole = weight_fingerprint(model)
+    monkeypatch.setattr(loading, "_AT_ONCE", 37)
+    assert weight_fingerprint(model) == whole
+
+
 def test_tied_parameters_count_once():
     tied = Qwen2ForCausalLM(Qwen2Config(**SIZES, tie_word_embeddings=True))
     before = weight_fingerprint(tied)
