@@ -86,6 +86,7 @@ class BenchConfig(MachineOptions):
     def __post_init__(self) -> None:
         source.check(self.model)
         self.check_threads()
+        self.check_unswitched()
         for name, least in (("rounds", 1), ("chunk_size", 2), ("decode_tokens", 2)):
             if getattr(self, name) < least:
                 raise UserError(f"--{name.replace('_', '-')} must be {least} or more")

@@ -120,6 +120,13 @@ class MachineOptions:
         if self.threads is not None and not 1 <= self.threads <= cores:
             raise UserError(f"THREADS={self.threads}: give 1 to {cores}, the cores of this machine")
 
+    def check_unswitched(self) -> None:
+        """Raise UserError for GPU switches, in a command that measures without any."""
+        if self.fast:
+            raise UserError(
+                "FAST= is for eval, gate and gpu-check; here nothing is switched: leave it out"
+            )
+
 
 @dataclass
 class ModelConfig(MachineOptions, InputsConfig):

@@ -65,6 +65,7 @@ class DisksConfig(MachineOptions):
     def __post_init__(self) -> None:
         check(self.model)
         self.check_threads()
+        self.check_unswitched()
         for name in self.codec:
             if name != ITEM:
                 codecs.build(name)

@@ -32,6 +32,7 @@ def config(**options) -> BenchConfig:
         (["--chunk-size", "1"], ["--chunk-size"]),
         (["--decode-tokens", "1"], ["--decode-tokens"]),
         (["--threads", "4000"], ["THREADS"]),
+        (["--fast", "graph"], ["FAST="]),
         (["--model", "nonesuch"], ["nonesuch"]),
     ],
 )

@@ -46,6 +46,7 @@ def test_every_codec_is_timed_on_every_disk(tmp_path, capsys):
         ("DISKS=-1", "DISKS are MB/s of 0 or more"),
         ("ROUNDS=0", "ROUNDS 1 or more"),
         ("CHUNK_SIZE=0", "CHUNK_SIZE=0 must be 2 or more"),
+        ("FAST=graph", "here nothing is switched"),
         ("LENGTHS=64", "LENGTHS=64: give 128 or more"),
     ],
 )
