@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data.sources import haystack
 from models.errors import UserError
+from models.paths import user_path
 from models.prompt import Prompt
 
 KINDS = ("sink", "prefix", "primed", "related")
@@ -57,7 +58,7 @@ class Context:
             return cls(kind, int(rest[0]))
         text = rest[1] if len(rest) > 1 else "corpus"
         if text not in ("corpus", "essay"):
-            path = Path(text).expanduser().resolve()
+            path = user_path(text, f"CONTEXT={kind}:{rest[0]}:").resolve()
             if not text or not path.is_file():
                 near = difflib.get_close_matches(text, ("corpus", "essay"), 1)
                 hint = f"did you mean {near[0]}?" if near else "give corpus, essay or a text file"

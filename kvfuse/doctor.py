@@ -26,6 +26,7 @@ from models.family import FAMILIES
 from models.linear.layers import LIBRARY, prospect
 from models.load.settings import dtype_name, pick_device, pick_dtype
 from models.load.source import alias_table, cache_dir, hub_trouble
+from models.paths import user_path
 from stage.options import command, option
 
 GIB = 1 << 30
@@ -137,7 +138,8 @@ def longbench_rows(folder: str | None, online: bool) -> Finding:
         for dataset in datasets.expand("all"):
             if dataset.source == "longbench":
                 try:
-                    files.read(files.find(Path(folder).expanduser(), dataset.name), dataset.name)
+                    place = user_path(folder, "LONGBENCH_DIR=")
+                    files.read(files.find(place, dataset.name), dataset.name)
                 except UserError:
                     lacking.append(dataset.name)
         lack = f"not to be read from it: {', '.join(lacking)}" if lacking else None

@@ -24,6 +24,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from models.code import code_digest, text_digest
 from models.errors import UserError
 from models.extension import Extension, changed_options, option_fields, value_of
+from models.paths import user_path
 
 # A colon begins an option only where a name follows, so a path may hold colons.
 _OPTION = re.compile(r":(?=[A-Za-z_]\w*(?:=|$|:)|$)")
@@ -103,7 +104,7 @@ class Registry(Generic[E]):
         """
         name = self.canonical(_OPTION.split(spec)[0])
         if _is_path(name):
-            return self._from_file(Path(name).expanduser().resolve())
+            return self._from_file(user_path(name, f"{self.variable}=").resolve())
         if name in self._registered:
             return self._registered[name]
         if point := self.entry_points.get(name):

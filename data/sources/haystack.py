@@ -8,6 +8,7 @@ from pathlib import Path
 
 from data.packs import pack_file
 from models.errors import UserError
+from models.paths import user_path
 
 PACK_FILE = "PaulGrahamEssays.json"
 SUFFIXES = (".txt", ".md")
@@ -28,7 +29,7 @@ def load(haystack: str | None) -> tuple[str, str]:
     if haystack is None:
         path = pack_file(PACK_FILE)
         return _essays(path, _stamp(path)), str(path)
-    folder = Path(haystack).expanduser()
+    folder = user_path(haystack, "HAYSTACK=")
     if not folder.is_dir():
         raise UserError(f"HAYSTACK={haystack} is not a folder; name one that holds *.txt or *.md")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())

@@ -27,6 +27,7 @@ from huggingface_hub.errors import (
 )
 
 from models.errors import UserError
+from models.paths import user_path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 ALIASES = ROOT / "config" / "models.yaml"
@@ -56,7 +57,8 @@ class AliasInfo(NamedTuple):
 
 def cache_dir() -> Path:
     """The folder of converted models and other reusable work: `KVFUSE_CACHE`, or `.cache` here."""
-    return Path(os.environ.get("KVFUSE_CACHE") or ROOT / ".cache").expanduser().absolute()
+    given = os.environ.get("KVFUSE_CACHE")
+    return user_path(given, "KVFUSE_CACHE=").absolute() if given else ROOT / ".cache"
 
 
 def check(model: str) -> str:
@@ -67,7 +69,7 @@ def check(model: str) -> str:
     is not touched, so whether a hub id exists shows when it is loaded.
     """
     model, aliases = model.strip(), _aliases()
-    path = Path(model).expanduser()
+    path = user_path(model, "MODEL=")
     if not model:
         raise UserError("no model named: set MODEL= to an alias such as smollm2-135m (make help)")
     if model in aliases:
@@ -112,9 +114,9 @@ def resolve(model: str) -> ModelSource:
     if kind == "alias":
         return _from_alias(model, _aliases()[model])
     if kind == "gguf":
-        return _from_gguf(Path(model).expanduser())
+        return _from_gguf(user_path(model, "MODEL="))
     if kind == "folder":
-        return _from_folder(Path(model).expanduser())
+        return _from_folder(user_path(model, "MODEL="))
     return ModelSource(model.replace("/", "--"), model, is_local=False)
 
 
@@ -174,7 +176,7 @@ def gguf_file(model: str) -> Path | None:
     if model in _aliases():
         package = _aliases()[model].get("pack")
         return _pack_gguf(package) if package else None
-    path = Path(model).expanduser()
+    path = user_path(model, "MODEL=")
     return path if path.suffix.lower() == ".gguf" and path.is_file() else None
 
 

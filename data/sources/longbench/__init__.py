@@ -13,6 +13,7 @@ from data.row import Rows
 from data.sources.longbench import files
 from data.sources.longbench.hub import HubUnavailable, hub_zip
 from models.errors import UserError
+from models.paths import user_path
 
 SAMPLE_DIR = Path(__file__).resolve().parent.parent.parent / "samples"
 REMEDY = "set LONGBENCH_DIR to a folder with LongBench's jsonl files, or go online"
@@ -56,7 +57,7 @@ def digest(dataset: Dataset, request: Request) -> str:
 def _place(dataset: Dataset, request: Request) -> Place:
     name = dataset.name
     if request.longbench_dir:
-        path = files.find(Path(request.longbench_dir).expanduser(), name)
+        path = files.find(user_path(request.longbench_dir, "LONGBENCH_DIR="), name)
         return Place("folder", path, str(path))
     try:
         repo, path = hub_zip()

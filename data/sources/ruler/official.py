@@ -11,6 +11,7 @@ from data.dataset import Dataset
 from data.jsonl import objects, opened
 from data.row import Row
 from models.errors import UserError
+from models.paths import user_path
 
 _ENDINGS = ("", ".gz", ".xz")
 _FIELDS: dict[str, type] = {"index": int, "input": str, "outputs": list, "length": int}
@@ -27,7 +28,7 @@ def from_folder(
     files = find(dataset, ruler_dir, lengths)
     tables = [read(dataset, path, tokens) for tokens, path in files.items()]
     rows = [row for row in chain(*zip_longest(*tables)) if row is not None]
-    folder = Path(ruler_dir).expanduser()
+    folder = user_path(ruler_dir, "RULER_DIR=")
     return rows, str(folder if len(files) > 1 else next(iter(files.values())))
 
 
@@ -38,7 +39,7 @@ def find(dataset: Dataset, ruler_dir: str, lengths: tuple[int, ...] = ()) -> dic
     .xz; the last may be several, of which `lengths` chooses. Raises UserError where the folder,
     the task or a length is missing.
     """
-    folder, task = Path(ruler_dir).expanduser(), dataset.name.removeprefix("ruler_")
+    folder, task = user_path(ruler_dir, "RULER_DIR="), dataset.name.removeprefix("ruler_")
     if not folder.is_dir():
         raise UserError(f"RULER_DIR={ruler_dir} is not a folder; name one that holds {task}.jsonl")
     files = _files(folder, task)
