@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import math
 import pkgutil
 import re
 import sys
@@ -113,10 +114,20 @@ class Registry(Generic[E]):
         return found
 
     def make(self, name: str, **options: Any) -> E:
-        """Build one by its name; options that it does not have are left out."""
+        """Build one by its name; options that it does not have are left out.
+
+        Raises
+        ------
+        UserError : unknown name, or a value that it does not take; no number is NaN or infinite.
+        """
         cls = self.find(name)
         known = {field.name for field in option_fields(cls)}
-        return cls(**{key: value for key, value in options.items() if key in known})
+        own = {key: value for key, value in options.items() if key in known}
+        built = cls(**own)
+        for key, value in own.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise UserError(f"{key.upper()}={value} must be a finite number")
+        return built
 
     def build(self, spec: str, **defaults: Any) -> E:
         """Build one from a spec.

@@ -367,6 +367,8 @@ def test_rows_of_a_batch_are_cut_each_by_its_own_length():
         ("streaming:first=-1", "FIRST=-1"),
         ("h2o:recent=2", "RECENT=2.0"),
         ("rkv:mix=2", "MIX=2.0"),
+        ("rkv:near=nan", "^DROP=rkv:near=nan: NEAR=nan must be a finite number$"),
+        ("rkv:near=inf", "^DROP=rkv:near=inf: NEAR=inf must be a finite number$"),
         ("rkv:form=both", "FORM is decode or batch"),
         ("knorm:whole=-1", "WHOLE=-1"),
         ("knorms", "unknown policy DROP=knorms"),
@@ -378,6 +380,11 @@ def test_a_mistake_is_one_clear_line(spec, match):
     with pytest.raises(UserError, match=match) as caught:
         eviction.build(spec)
     assert "\n" not in str(caught.value)
+
+
+def test_a_default_that_is_no_number_is_told_as_a_variable():
+    with pytest.raises(UserError, match=r"^NEAR=-inf must be a finite number$"):
+        eviction.build("rkv", near=-math.inf)
 
 
 def test_policies_by_name():
