@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar, get_type_hints
 
-from models.code import code_digest, text_digest
+from models.code import ROOT, code_digest, companions, text_digest
 from models.errors import UserError
 from models.extension import Extension, changed_options, option_fields, value_of
 from models.paths import user_path
@@ -192,8 +192,10 @@ class Registry(Generic[E]):
         return self.nothing if built is None else self.spec_of(built)
 
     def code_of(self, built: E) -> str:
-        """Hash of the source that it depends on: its file, and what that imports.
+        """Hash of the source that it depends on: its file, and what that imports of this project.
 
+        Of one from elsewhere also the files of the classes that it derives from, and those that it
+        imports of its own package, or from beside a file (:func:`models.code.companions`).
         It is that of the source that runs: an edit that comes later is another's.
         """
         cls: Any = type(built)
@@ -238,11 +240,13 @@ class Registry(Generic[E]):
         sys.modules[module.__name__] = module  # dataclasses look up their annotations there
         try:
             exec(compile(source, str(path), "exec", dont_inherit=True), module.__dict__)
-            self._loaded[module.__name__] = text_digest(source)
         except Exception as error:
             named = f"{self.variable}={path}"
             raise UserError(f"{named}: {type(error).__name__}: {error}; mend the file") from error
-        return self._checked(getattr(module, self._class, None), str(path))
+        found = self._checked(getattr(module, self._class, None), str(path))
+        others = companions(path, source) | _bases(found)
+        self._loaded[module.__name__] = text_digest(source, others - {path})
+        return found
 
     def _checked(self, found: Any, where: str) -> type[E]:
         if not (isinstance(found, type) and issubclass(found, self.base)):
@@ -261,8 +265,27 @@ class Registry(Generic[E]):
 def _code_of(cls: Any, built_in: str) -> str:
     if cls.__module__.startswith(built_in):
         return code_digest(cls.__module__)
-    path = inspect.getsourcefile(cls)
-    return text_digest(Path(path).read_bytes() if path else b"")
+    path = _file_of(cls)
+    if path is None:
+        return text_digest(b"")
+    source = path.read_bytes()
+    others = companions(path, source, cls.__module__) | _bases(cls)
+    return text_digest(source, others - {path})
+
+
+def _bases(cls: type) -> set[Path]:
+    """The files of the classes that a class derives from, Python's own and this project's aside."""
+    known = (*sys.stdlib_module_names, *(path.name for path in ROOT.iterdir() if path.is_dir()))
+    found = (_file_of(base) for base in cls.__mro__ if base.__module__.split(".")[0] not in known)
+    return {path for path in found if path is not None}
+
+
+def _file_of(cls: type) -> Path | None:
+    try:
+        path = inspect.getsourcefile(cls)
+    except (TypeError, OSError):  # made by no file
+        return None
+    return Path(path) if path else None
 
 
 def _is_path(name: str) -> bool:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import sys
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 
 import pytest
 
-from models import selectors
+from models import code, selectors
 from models.errors import UserError
 from tests.models.selector_references import EVERY_SELECTOR
 
@@ -176,6 +179,76 @@ def test_the_code_of_a_selector_is_its_file(own_file):
     assert selectors.code_of(selectors.build(str(own_file))) != before
     codes = {name: selectors.code_of(selectors.make(name)) for name in ("debug", "blend", "full")}
     assert len(set(codes.values())) == 3
+
+
+HELPERS = {
+    "plug/__init__.py": "",
+    "plug/base.py": "from plug.deep import rows\nfrom models.selectors import BaseSelector\n\n\n"
+    "class Base(BaseSelector):\n    def select(self, probe):\n        return None\n",
+    "plug/deep/__init__.py": "",
+    "plug/deep/rows.py": "from . import late\n",
+    "plug/deep/late.py": "",
+    "plug/mine.py": "from dataclasses import dataclass\nfrom .base import Base\n\n\n"
+    "@dataclass\nclass Selector(Base):\n    pass\n",
+    "plug/other.py": "",
+    "own.py": "from dataclasses import dataclass\nimport helping\nfrom plug.base import Base\n\n\n"
+    "@dataclass\nclass Selector(Base):\n    pass\n",
+    "helping.py": "",
+}
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package and a file beside it; their hashes by what was edited, as new processes find it."""
+    for name, text in HELPERS.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    point = EntryPoint("mine", "plug.mine:Selector", "kvfuse.selectors")
+
+    def codes(edited: str | None = None) -> tuple[str, str]:
+        for name in [name for name in sys.modules if name.split(".")[0] in ("plug", "helping")]:
+            del sys.modules[name]
+        if edited:
+            with (tmp_path / edited).open("a", encoding="utf-8") as file:
+                file.write("# changed\n")
+        code._content.cache_clear()
+        registry = replace(selectors.spec.SELECTORS)  # as in a new process: nothing is loaded
+        registry.entry_points = {"mine": point}
+        return tuple(
+            registry.code_of(registry.build(name)) for name in ("mine", str(tmp_path / "own.py"))
+        )
+
+    yield codes
+    for name in [name for name in sys.modules if name.split(".")[0] in ("plug", "helping")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize(
+    ("edited", "of_package", "of_file"),
+    [
+        ("plug/mine.py", True, False),
+        ("plug/base.py", True, True),
+        ("plug/deep/rows.py", True, True),
+        ("plug/deep/__init__.py", True, True),
+        ("plug/deep/late.py", True, True),
+        ("plug/other.py", False, False),
+        ("own.py", False, True),
+        ("helping.py", False, True),
+    ],
+)
+def test_the_code_of_one_from_elsewhere_is_all_that_it_brings(package, edited, of_package, of_file):
+    before = package()
+    assert package() == before
+    after = package(edited)
+    assert [a != b for a, b in zip(after, before, strict=True)] == [of_package, of_file]
+
+
+def test_a_file_that_runs_is_hashed_as_it_was_loaded(package, tmp_path):
+    built = selectors.build(str(tmp_path / "own.py"))
+    before = selectors.code_of(built)
+    (tmp_path / "helping.py").write_text("# changed\n", encoding="utf-8")
+    assert selectors.code_of(built) == before
 
 
 @pytest.mark.parametrize(
