@@ -1,4 +1,4 @@
-"""Results as plain columns, as the README shows them."""
+"""Results as plain columns, as docs/speed.md shows them."""
 
 from __future__ import annotations
 

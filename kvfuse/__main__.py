@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from kvfuse.demo import DEMO
+from kvfuse.demo import DEMO, PURPOSE
 from kvfuse.variables import from_make, remember, remembered
 from models.errors import UserError
 from stage.config import check_names
@@ -179,6 +179,9 @@ def main(arguments: Sequence[str]) -> int:
 
 def demo(arguments: Sequence[str]) -> None:
     """The demo's evaluations and their page; no model or dataset is remembered, nor left so."""
+    if arguments and arguments[0] in ("-h", "--help"):
+        print(f"demo: {PURPOSE}\n\nIt takes no variables.")
+        return
     if arguments:
         raise UserError(f"the demo takes no variables: {arguments[0]}; use kvfuse eval")
     for each in DEMO:
@@ -246,7 +249,8 @@ def _placed(arguments: Sequence[str], places: Sequence[str]) -> list[str]:
     """The arguments, the first ones named by their places where they have no name themselves."""
     words = list(arguments)
     for i, name in enumerate(places[: len(words)]):
-        if words[i].startswith("-") or words[i].partition("=")[0].isupper():
+        named, sign, _ = words[i].partition("=")
+        if words[i].startswith("-") or (sign and named.isupper()):
             break
         words[i] = f"{name}={words[i]}"
     return words
@@ -272,9 +276,7 @@ def _found(place: str) -> Any:
 
 def overview() -> str:
     """The commands, for people."""
-    purposes = {name: command.purpose for name, command in COMMANDS.items()} | {
-        "demo": "a needle grid and 20 HotpotQA questions on the embedded model"
-    }
+    purposes = {name: command.purpose for name, command in COMMANDS.items()} | {"demo": PURPOSE}
     lines = [f"  {name:<11} {purpose}" for name, purpose in purposes.items()]
     last = " ".join(f"{name.upper()}={text}" for name, text in remembered().items())
     return "\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+PURPOSE = "a needle grid and 20 HotpotQA questions on the embedded model"
 # Everything that changes a result is named, so that another default does not change the demo's.
 _COMMON = (
     "MODEL=smollm2-135m",

@@ -8,6 +8,8 @@ from models.chunks.sizes import parsed
 from models.errors import UserError
 from stage.options import option
 
+LONGEST = 10**9  # minutes
+
 
 @dataclass
 class StoreConfig:
@@ -36,8 +38,8 @@ class GcConfig(StoreConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.budget()
-        if not self.grace >= 0:
-            raise UserError(f"GRACE={self.grace:g}: give minutes, 0 or more")
+        if not 0 <= self.grace <= LONGEST:
+            raise UserError(f"GRACE={self.grace:g}: give minutes, 0 to {LONGEST}")
 
     def budget(self) -> int | None:
         """Bytes that may stay; None for all."""

@@ -54,6 +54,7 @@ def test_each_is_called_with_its_configuration(words, monkeypatch, tmp_path):
         (["gc", "BYTES=much"], "store: BYTES=much: give bytes, as 500MB or 20GB"),
         (["gc", "BYTES=" + "9" * 400], f"store: BYTES={'9' * 400}: give bytes, as 500MB"),
         (["gc", "GRACE=-1"], "store: GRACE=-1: give minutes"),
+        (["gc", "GRACE=inf"], "store: GRACE=inf: give minutes"),
         (["rm"], "store: name whose references go: DATASET="),
         (["ls", "MODEL=none"], "store: MODEL=none has no chunks in KVS=kvs; there are none at all"),
         (["ls", "KVS=none://x"], "store: none://x: Protocol not known: none; give a folder or"),
@@ -73,6 +74,21 @@ def test_an_action_as_make_names_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("MAKEFLAGS", " -- ACTION=stat KVS=none")
     assert door.main(["--make", "store"]) == 0
     assert capsys.readouterr().out == "store: no chunks in KVS=none\n"
+
+
+def test_a_place_may_be_a_word_in_capitals(monkeypatch):
+    called, found = [], door._found
+    command = door.COMMANDS["compare"]
+    monkeypatch.setattr(
+        door, "_found", lambda place: called.append if place == command.main else found(place)
+    )
+    assert door.main(["compare", "RUNS", "B=two"]) == 0
+    assert (called[0].a, called[0].b) == ("RUNS", "two")
+
+
+def test_the_demo_has_a_manual(capsys):
+    assert door.main(["demo", "--help"]) == 0
+    assert capsys.readouterr().out.startswith("demo: a needle grid")
 
 
 def test_actions_have_a_manual(capsys):
