@@ -93,8 +93,10 @@ def run(
         "machine": session.weights.machine,
     }
     path = runs_root(session) / f"codecs-{digest(identity)}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with disk_errors(path), path.open("a+b") as file:
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        opened = path.open("a+b")
+    with opened as file:
         records = kept(file, path, config.fresh)
         todo = [item for item in session.inputs.items if item.id not in records]
         for item in todo:
@@ -105,8 +107,9 @@ def run(
                 sealed = seal({"id": item.id, "records": records[item.id]})
             except ValueError as error:
                 raise UserError(f"item {item.id} cannot be kept: {error}") from None
-            file.write(json.dumps(sealed).encode() + b"\n")
-            file.flush()
+            with disk_errors(path):
+                file.write(json.dumps(sealed).encode() + b"\n")
+                file.flush()
     return records, path
 
 

@@ -20,6 +20,7 @@ from models.attention.masked import MaskedRows
 from models.attention.registry import choose_backend
 from models.engine import Engine
 from models.errors import UserError
+from models.linear import table
 from tests.conftest import build, random_prompt
 
 CPU = torch.device("cpu")
@@ -212,13 +213,14 @@ def test_a_library_that_computes_nonsense_is_not_used(
     falls_back("what it computed here was wrong")
 
 
-def test_the_check_holds_no_earlier_answer_for_the_kernels():
+@pytest.mark.parametrize("kernel", [native, table])
+def test_the_check_holds_no_earlier_answer_for_the_kernels(kernel):
     seen = []
 
     def writes_nothing(call, _):
         seen.append(ctypes.c_float.from_address(call._obj.out).value)
 
-    assert not native._agrees(writes_nothing)
+    assert not kernel._agrees(writes_nothing)
     assert math.isnan(*seen)
 
 
